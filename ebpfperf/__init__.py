@@ -1,0 +1,1 @@
+"""ebpfperf: measure and compare the networking modes of Calico clusters."""

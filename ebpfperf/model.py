@@ -1,0 +1,348 @@
+"""The frozen types that travel through the kit. No I/O, no third-party import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+FelixValue = bool | int | str | None
+
+
+class Overlay(StrEnum):
+    """How packets between workloads of different nodes travel on the underlay."""
+
+    NONE = "none"
+    IPIP = "ipip"
+    VXLAN = "vxlan"
+
+
+class Scope(StrEnum):
+    """Which node pairs are encapsulated: all, or only those in different subnets."""
+
+    ALWAYS = "always"
+    CROSS_SUBNET = "cross-subnet"
+
+
+class Dataplane(StrEnum):
+    """Who forwards."""
+
+    EBPF = "ebpf"
+    STANDARD = "standard"
+
+
+class Path(StrEnum):
+    """Which way a flow goes."""
+
+    POD_POD = "pod-pod"
+    HOST_HOST = "host-host"
+
+
+class WorkloadKind(StrEnum):
+    """A pod with its own network namespace, or the node's own."""
+
+    POD = "pod"
+    HOST = "host"
+
+
+class Direction(StrEnum):
+    """Who sends the bulk: the client, the server (reverse), or both at once."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+    BIDIR = "bidir"
+
+
+class Status(StrEnum):
+    """Whether a trial's numbers may be used."""
+
+    OK = "ok"
+    FAILED = "failed"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What a campaign changes: overlay mode, scope, Felix flags, dataplane.
+
+    Attributes
+    ----------
+    name
+        Short name used in tables, colours and trial ids: ``[a-z0-9-]+``.
+    felix
+        FelixConfiguration ``spec`` fields to set, sorted by name; a value of None means *unset*
+        (the field is removed). Fields not named are left as they are.
+    dataplane
+        None leaves the cluster's dataplane as it is.
+    """
+
+    name: str
+    overlay: Overlay
+    scope: Scope = Scope.ALWAYS
+    felix: tuple[tuple[str, FelixValue], ...] = ()
+    dataplane: Dataplane | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What sends or receives, before it has an address.
+
+    Attributes
+    ----------
+    name
+        Pod name, or the node's name for a host workload.
+    node
+        Name of the Kubernetes node it is bound to.
+    namespace
+        Kubernetes namespace; empty for a host workload.
+    """
+
+    name: str
+    node: str
+    kind: WorkloadKind
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A workload's resolved place: an address, and the way into its network namespace.
+
+    Attributes
+    ----------
+    netns_pid
+        A process on the node that lives in the workload's network namespace; None for a host
+        workload.
+    device
+        The device inside that namespace that carries ``address`` (``eth0``, or the node's NIC).
+    host_device
+        The node's side of it: ``cali…``; the NIC itself for a host workload.
+    mtu_bytes
+        MTU of ``device``, as read on the node.
+    """
+
+    workload: Workload
+    address: str
+    netns_pid: int | None
+    device: str
+    host_device: str
+    mtu_bytes: int
+
+    @property
+    def node(self) -> str:
+        """Name of the node it lives on."""
+        return self.workload.node
+
+    def within(self, argv: tuple[str, ...] | list[str]) -> list[str]:
+        """``argv`` as it must be run on the node to execute inside this network namespace."""
+        if self.netns_pid is None:
+            return list(argv)
+        return ["nsenter", f"--net=/proc/{self.netns_pid}/ns/net", "--", *argv]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What traffic a trial drives, apart from where its ends are placed.
+
+    Attributes
+    ----------
+    load
+        Name of the load in ``ebpfperf.loads``: ``tcp``, ``udp`` or ``request-response``.
+    duration_s
+        Seconds measured, after ``omit_s`` seconds of warm-up that are not.
+    message_bytes
+        Bytes of a write, datagram or request; None is the load's own default.
+    rate_bits_per_s
+        Pace; None is as fast as it goes (not allowed for ``udp``).
+    transport
+        ``tcp`` or ``udp``, for ``request-response``; the other loads imply theirs.
+    congestion
+        TCP congestion control; None is the node's default.
+    mss_bytes
+        TCP maximum segment size asked for; None is the kernel's choice.
+    """
+
+    name: str
+    path: Path
+    load: str
+    direction: Direction = Direction.FORWARD
+    streams: int = 1
+    duration_s: int = 10
+    omit_s: int = 1
+    message_bytes: int | None = None
+    rate_bits_per_s: float | None = None
+    transport: str = "tcp"
+    congestion: str | None = None
+    mss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRef:
+    """How to reach the cluster, and what of it a campaign may use. Paths, never secrets.
+
+    Attributes
+    ----------
+    kubeconfig, context
+        None: the environment's KUBECONFIG or ``~/.kube/config``; its current context.
+    ssh_config
+        None: ``~/.ssh/config``.
+    client_node, server_node
+        None: the first and second ready node by name.
+    namespace
+        Where the kit creates its pods; created and removed by the kit when absent.
+    ippools
+        The pools whose encapsulation is changed.
+    image
+        Image of the pods; they only have to sleep.
+    """
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    ssh_config: str | None = None
+    client_node: str | None = None
+    server_node: str | None = None
+    namespace: str = "ebpfperf"
+    ippools: tuple[str, ...] = ("default-ipv4-ippool",)
+    image: str = "registry.k8s.io/pause:3.9"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign file, validated. Expands to trials by ``plan.schedule``.
+
+    Attributes
+    ----------
+    blocks
+        Number of blocks: each holds one trial of every flow under every treatment.
+    baseline
+        Name of the treatment the others are compared to.
+    margin_pct
+        Equivalence margin, percent of the baseline; fixed before the run.
+    level
+        Confidence level of intervals, 0 to 1.
+    """
+
+    name: str
+    seed: int
+    blocks: int
+    baseline: str
+    treatments: tuple[Treatment, ...]
+    flows: tuple[Flow, ...]
+    probes: tuple[str, ...] = ()
+    margin_pct: float = 5.0
+    level: float = 0.95
+    cluster: ClusterRef = ClusterRef()
+    description: str = ""
+
+    def treatment(self, name: str) -> Treatment:
+        """The treatment of that name; KeyError when there is none."""
+        return {treatment.name: treatment for treatment in self.treatments}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One execution of a flow under a treatment, at a place in the order.
+
+    Attributes
+    ----------
+    trial_id
+        ``b003-vxlan-tcp``: block, treatment, flow; unique in a campaign and stable over resumes.
+    block, order
+        Both count from 0; ``order`` is the place in the whole campaign.
+    """
+
+    trial_id: str
+    block: int
+    order: int
+    treatment: Treatment
+    flow: Flow
+    probes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something true of a node (or of a trial, with node "") while measuring.
+
+    ``value`` is text; UNKNOWN facts carry the value ``UNKNOWN: <reason>``.
+    """
+
+    node: str
+    name: str
+    value: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number at one time. ``t_s`` counts from the start of the traffic."""
+
+    source: str
+    endpoint: str
+    metric: str
+    unit: str
+    t_s: float
+    value: float
+    phase: str = "measure"
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramBin:
+    """One bin, ``lower_ns`` included, ``upper_ns`` excluded. Merging bins of equal bounds adds."""
+
+    probe: str
+    endpoint: str
+    metric: str
+    lower_ns: int
+    upper_ns: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a load or a probe yields for one trial: the pure result of parsing recorded bytes.
+
+    Attributes
+    ----------
+    status, reason
+        ``reason`` is a short code followed by a colon and a sentence, empty when ok.
+    metrics
+        Column of the trials frame → number. Units are in the names.
+    """
+
+    status: Status = Status.OK
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    histograms: tuple[HistogramBin, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """A trial and all that came back: one record in the store.
+
+    Attributes
+    ----------
+    start_utc
+        ISO 8601 with a trailing Z.
+    duration_s
+        Wall seconds of the whole trial, the treatment switch not included.
+    overhead_s
+        Wall seconds of the trial beyond the load's own traffic seconds.
+    raw
+        File name → bytes, kept beside the record (what the tools printed).
+    warnings
+        Sentences a reader must see beside the numbers (a probe that could not run, …).
+    """
+
+    trial: Trial
+    status: Status
+    reason: str
+    start_utc: str
+    duration_s: float
+    overhead_s: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    histograms: tuple[HistogramBin, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    warnings: tuple[str, ...] = ()
+    raw: Mapping[str, bytes] = field(default_factory=dict)
