@@ -84,7 +84,9 @@ def parse_bits_per_s(text: str | float) -> float:
     """
     match = _RATE.fullmatch(str(text))
     if match is None:
-        raise ValueError(f"{text!r} is not a rate: write for example 500M or 1.5G (bits per second)")
+        raise ValueError(
+            f"{text!r} is not a rate: write for example 500M or 1.5G (bits per second)"
+        )
     factor = {prefix: value for value, prefix in _SI} | {"": 1.0}
     return float(match["number"]) * factor[match["prefix"]]
 

@@ -1,0 +1,95 @@
+"""Tiers, skips and strictness, for every test.
+
+The tier of a test is the directory it stands in. A skip says why; with ``--strict`` only a skip
+whose reason begins with ``cannot:`` (this kernel lacks a feature) is accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+TIERS = ("unit", "recorded", "lab", "kernel", "browser")
+HERE = Path(__file__).parent
+EXCUSED = "cannot:"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--strict", action="store_true", help="fail on any skip that this machine need not make"
+    )
+
+
+def tier_of(path: Path) -> str:
+    """The tier of a test file: its first directory under tests/."""
+    return path.relative_to(HERE).parts[0]
+
+
+def lacking(tier: str) -> str | None:
+    """Why this machine cannot run a tier, or None when it can."""
+    if tier == "lab":
+        if platform.system() != "Linux":
+            return "cannot: the embedded cluster needs Linux"
+        if os.geteuid() != 0:
+            return "missing: root (network namespaces)"
+        for binary, package in (
+            ("sshd", "openssh-server"),
+            ("ip", "iproute2"),
+            ("iperf3", "iperf3"),
+            ("sockperf", "sockperf"),
+            ("clang", "clang"),
+            ("tcpdump", "tcpdump"),
+        ):
+            if shutil.which(binary, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+                return f"missing: {binary} (Debian package {package})"
+    if tier == "browser" and shutil.which("chromium") is None:
+        return "missing: chromium (Debian package chromium)"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {tier: lacking(tier) for tier in TIERS}
+    for item in items:
+        if reason := reasons.get(tier_of(item.path)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: TIERS.index(tier_of(item.path)))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    skipped: dict[tuple[str, str], int] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            tier = report.nodeid.split("/")[1]
+            outcomes[tier][outcome] += 1
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                skipped[tier, report.longrepr[2].removeprefix("Skipped: ")] += 1
+    terminalreporter.section("tiers")
+    for tier in TIERS:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes[tier].items()))
+        terminalreporter.write_line(f"{tier:9} {counts or 'no tests ran'}")
+    for (tier, reason), count in sorted(skipped.items()):
+        terminalreporter.write_line(f"skipped in {tier}: {count} test(s): {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--strict"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    avoidable = [
+        report.nodeid
+        for report in (reporter.stats.get("skipped", []) if reporter else [])
+        if not str(report.longrepr[2]).removeprefix("Skipped: ").startswith(EXCUSED)
+    ]
+    if avoidable:
+        reporter.write_line(f"\n--strict: {len(avoidable)} skip(s) this machine need not make:")
+        for nodeid in avoidable:
+            reporter.write_line(f"  {nodeid}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
