@@ -102,7 +102,8 @@ def parse_bytes(text: str | int) -> int:
     match = _SIZE.fullmatch(str(text))
     if match is None:
         raise ValueError(f"{text!r} is not a size: write for example 64, 128K or 1M (bytes)")
-    return int(match["number"]) * 1024 ** " KMG".index(match["prefix"].upper() or " ")
+    power = " KMG".index(match["prefix"].upper() or " ")
+    return int(match["number"]) << (10 * power)
 
 
 def _digits(value: float) -> str:
