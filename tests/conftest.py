@@ -1,6 +1,6 @@
 """Tiers, skips and strictness, for every test.
 
-The tier of a test is the directory it stands in. A skip says why; with ``--strict`` only a skip
+The tier of a test is the directory it stands in. A skip says why; with ``--strict-skips`` only a skip
 whose reason begins with ``cannot:`` (this kernel lacks a feature) is accepted.
 """
 
@@ -21,7 +21,9 @@ EXCUSED = "cannot:"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--strict", action="store_true", help="fail on any skip that this machine need not make"
+        "--strict-skips",
+        action="store_true",
+        help="fail on any skip that this machine need not make",
     )
 
 
@@ -80,7 +82,7 @@ def pytest_terminal_summary(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not session.config.getoption("--strict"):
+    if not session.config.getoption("--strict-skips"):
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     avoidable = [
