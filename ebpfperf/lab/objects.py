@@ -23,6 +23,7 @@ from ebpfperf.lab.status import (
     NotFound,
     no_such,
 )
+from ebpfperf.lab.strategic import strategic_merge
 
 Objects = list[Object]
 Admit = Callable[[Object, Object | None], Object]
@@ -62,6 +63,7 @@ class ObjectStore:
         self._changed = threading.Condition(threading.RLock())
         self._objects: dict[str, dict[tuple[str, str], Object]] = {r: {} for r in RESOURCES}
         self._version = 1
+        self._wakes = 0
         self._events: deque[Event] = deque(maxlen=history)
         # Every event newer than this is still in the deque.
         self._forgotten = 1
@@ -163,7 +165,7 @@ class ObjectStore:
         admit: Admit | None = None,
         dry_run: bool = False,
     ) -> Object:
-        """The object after a ``merge`` or ``json`` patch, applied atomically."""
+        """The object after a ``merge``, ``strategic`` or ``json`` patch, applied atomically."""
 
         def changed(old: Object) -> Object:
             new = _patched(old, patch, kind)
@@ -236,9 +238,9 @@ class ObjectStore:
                 self._remove(kind, key)
 
     def changed(self, since: int, timeout_s: float) -> int:
-        """The newest resourceVersion, as soon as it is past ``since`` or the time is up."""
+        """The newest resourceVersion, once it is past ``since``, or the time is up, or ``wake``."""
         with self._changed:
-            self._changed.wait_for(lambda: self._version > since, timeout_s)
+            self._wait(since, timeout_s)
             return self._version
 
     def events(self, since: int, timeout_s: float) -> tuple[Sequence[Event], int]:
@@ -247,25 +249,32 @@ class ObjectStore:
         Raises
         ------
         Gone
-            Events after ``since`` are no longer kept.
+            Events after ``since`` are no longer kept, or ``since`` is from another store.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._version > since, timeout_s)
-            if since < self._forgotten:
+            self._wait(since, timeout_s)
+            if not self._forgotten <= since <= self._version:
                 raise Gone(f"too old resource version: {since} ({self._forgotten})")
             found = []
             for event in reversed(self._events):
                 if event.version <= since:
                     break
                 found.append(event)
-            return found[::-1], max(since, self._version)
+            return found[::-1], self._version
 
     def wake(self) -> None:
-        """Let every waiter look again (used when the lab stops)."""
+        """Let every waiter return now, whatever it waits for (used when the lab stops)."""
         with self._changed:
+            self._wakes += 1
             self._changed.notify_all()
 
     # -- below: with the lock held -----------------------------------------------------------
+
+    def _wait(self, since: int, timeout_s: float) -> None:
+        wakes = self._wakes
+        self._changed.wait_for(
+            lambda: self._version > since or self._wakes != wakes, max(0.0, timeout_s)
+        )
 
     def _stored(self, resource: str, name: str, namespace: str | None) -> Object:
         kind = _kind(resource)
@@ -380,8 +389,10 @@ def _kind(resource: str) -> ResourceType:
 def _patched(old: Object, patch: Any, kind: str) -> Any:
     if kind == "merge":
         return merge_patch(old, patch)
+    if kind == "strategic":
+        return deepcopy(strategic_merge(old, patch))
     if kind != "json":
-        raise ValueError(f"{kind!r} is no kind of patch: merge or json")
+        raise ValueError(f"{kind!r} is no kind of patch")
     if not isinstance(patch, list):
         raise BadRequest("a JSON patch is a list of operations")
     try:

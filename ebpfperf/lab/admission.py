@@ -1,0 +1,207 @@
+"""What the API does to an object before it is stored: prune, default, check."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from typing import Any
+
+from ebpfperf.lab import schema, structural
+from ebpfperf.lab.resources import CALICO, ResourceType
+from ebpfperf.lab.status import BadRequest, Cause, Invalid
+
+Object = dict[str, Any]
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+# Fields of a pod's spec that may change once it is created, beside its containers' images.
+_POD_MUTABLE = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds")
+
+
+class Admission:
+    """One request's admission: call it with (new, old); ``warnings`` are filled on the way.
+
+    Parameters
+    ----------
+    view
+        (group, version) the request came through: only Calico's own API fills in defaults.
+    field_validation
+        ``Ignore``, ``Warn`` or ``Strict``: what happens to fields the kind does not have.
+    subresource
+        Empty, or ``status``.
+    """
+
+    def __init__(
+        self,
+        kind: ResourceType,
+        view: tuple[str, str],
+        *,
+        minor: int,
+        field_validation: str = "Warn",
+        subresource: str = "",
+    ) -> None:
+        self.kind = kind
+        self.view = view
+        self.minor = minor
+        self.field_validation = field_validation
+        self.subresource = subresource
+        self.warnings: list[str] = []
+
+    def __call__(self, new: Object, old: Object | None) -> Object:
+        """The object to store.
+
+        Raises
+        ------
+        Invalid
+            Fields are wrong; each is a cause.
+        BadRequest
+            Strict, and there are unknown fields.
+        """
+        if self.subresource == "status" and old is not None:
+            return {**deepcopy(old), "status": new.get("status", {})}
+        if self.kind.has_status:
+            new.pop("status", None)
+            if old is not None and "status" in old:
+                new["status"] = deepcopy(old["status"])
+        causes = _metadata(self.kind, new["metadata"])
+        known = schema.schema_of(self.kind.plural, self.minor)
+        if known is not None:
+            new, unknown = structural.prune(new, known)
+            self._unknown(unknown)
+            causes += structural.check(new, known)
+        if old is None:
+            _fill_in(self.kind, self.view, new, self.minor)
+        if not causes:
+            # Rules compare fields with each other and rely on their types.
+            causes = schema.broken_rules(self.kind.plural, new, old)
+            if self.kind.plural == "pods":
+                causes += _pod(new, old)
+        if causes:
+            raise invalid(self.kind, new["metadata"]["name"], causes)
+        return new
+
+    def _unknown(self, paths: tuple[str, ...]) -> None:
+        messages = [f'unknown field "{path}"' for path in paths]
+        if messages and self.field_validation == "Strict":
+            raise BadRequest(
+                f'{self.kind.kind} in version "{self.view[1]}" cannot be handled as a '
+                f"{self.kind.kind}: strict decoding error: {', '.join(messages)}"
+            )
+        if self.field_validation == "Warn":
+            self.warnings += messages
+
+
+def invalid(kind: ResourceType, name: str, causes: tuple[Cause, ...]) -> Invalid:
+    """The 422 that names every field."""
+    lines = [f"{field}: {message}" for field, _, message in causes]
+    text = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
+    title = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
+    message = f'{title} "{name}" is invalid: {text}'
+    return Invalid(message, resource=kind.plural, name=name, causes=causes)
+
+
+def _metadata(kind: ResourceType, meta: Object) -> tuple[Cause, ...]:
+    causes: list[Cause] = []
+    name = meta["name"]
+    rule, longest = (_LABEL, 63) if kind.plural == "namespaces" else (_SUBDOMAIN, 253)
+    if not isinstance(name, str) or not rule.fullmatch(name) or len(name) > longest:
+        message = (
+            f"Invalid value: {name!r}: must consist of lower case alphanumeric characters, '-' or "
+            f"'.', start and end alphanumeric, and have at most {longest} characters"
+        )
+        causes.append(("metadata.name", "FieldValueInvalid", message))
+    for field in ("labels", "annotations"):
+        entries = meta.get(field)
+        if entries is None:
+            continue
+        if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+            message = f"Invalid value: {entries!r}: must be a map of strings"
+            causes.append((f"metadata.{field}", "FieldValueInvalid", message))
+        elif field == "labels":
+            causes += [
+                ("metadata.labels", "FieldValueInvalid", f"Invalid value: {v!r}: no label value")
+                for v in entries.values()
+                if len(v) > 63 or not _LABEL_VALUE.fullmatch(v)
+            ]
+    return tuple(causes)
+
+
+def _fill_in(kind: ResourceType, view: tuple[str, str], new: Object, minor: int) -> None:
+    """Defaults of a created object."""
+    match kind.plural:
+        case "namespaces":
+            labels = new["metadata"].setdefault("labels", {})
+            labels.setdefault("kubernetes.io/metadata.name", new["metadata"]["name"])
+            new.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
+            new["status"] = {"phase": "Active"}
+        case "pods":
+            _fill_in_pod(new)
+        case "ippools" if view == CALICO and isinstance(new.get("spec"), dict):
+            spec = new["spec"]
+            v6 = ":" in str(spec.get("cidr", ""))
+            spec.setdefault("blockSize", 122 if v6 else 26)
+            for field in ("ipipMode", "vxlanMode"):
+                spec[field] = spec.get(field) or "Never"
+            spec.setdefault("nodeSelector", "all()")
+            if minor >= 20:
+                spec.setdefault("allowedUses", ["Workload", "Tunnel"])
+
+
+def _fill_in_pod(new: Object) -> None:
+    spec = new.setdefault("spec", {})
+    new["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+    if not isinstance(spec, dict):
+        return
+    for field, value in (
+        ("restartPolicy", "Always"),
+        ("terminationGracePeriodSeconds", 30),
+        ("dnsPolicy", "ClusterFirst"),
+        ("serviceAccountName", "default"),
+        ("schedulerName", "default-scheduler"),
+    ):
+        spec.setdefault(field, value)
+    containers = spec.get("containers")
+    for container in containers if isinstance(containers, list) else ():
+        if isinstance(container, dict):
+            container.setdefault("imagePullPolicy", "IfNotPresent")
+            container.setdefault("resources", {})
+
+
+def _pod(new: Object, old: Object | None) -> tuple[Cause, ...]:
+    spec = new.get("spec")
+    if not isinstance(spec, dict):
+        return (("spec", "FieldValueInvalid", "Invalid value: must be an object"),)
+    if old is not None:
+        if _fixed(spec) != _fixed(old.get("spec", {})):
+            message = (
+                "Forbidden: pod updates may not change fields other than a container's image and "
+                + ", ".join(_POD_MUTABLE)
+            )
+            return (("spec", "FieldValueForbidden", message),)
+        return ()
+    containers = spec.get("containers")
+    if not isinstance(containers, list) or not containers:
+        return (("spec.containers", "FieldValueRequired", "Required value"),)
+    causes: list[Cause] = []
+    for index, container in enumerate(containers):
+        entry = container if isinstance(container, dict) else {}
+        causes += [
+            (f"spec.containers[{index}].{field}", "FieldValueRequired", "Required value")
+            for field in ("name", "image")
+            if not isinstance(entry.get(field), str) or not entry[field]
+        ]
+    policy = spec["restartPolicy"]
+    if policy not in ("Always", "OnFailure", "Never"):
+        message = f'Unsupported value: "{policy}": supported values: "Always", "OnFailure", "Never"'
+        causes.append(("spec.restartPolicy", "FieldValueNotSupported", message))
+    return tuple(causes)
+
+
+def _fixed(spec: Object) -> Object:
+    kept = {key: value for key, value in spec.items() if key not in _POD_MUTABLE}
+    kept["containers"] = [
+        {key: value for key, value in container.items() if key != "image"}
+        for container in spec.get("containers", [])
+    ]
+    return kept

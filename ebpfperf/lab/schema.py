@@ -1,0 +1,107 @@
+"""What an object of the lab's Calico kinds may hold, by release: schemas and cross-field rules."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import Any
+
+from ebpfperf.lab.felix_schema import Schema, felix_spec
+from ebpfperf.lab.status import Cause
+
+NEWEST_MINOR = 32
+MODES = ["Always", "CrossSubnet", "Never"]
+
+_STR: Schema = {"type": "string"}
+_BOOL: Schema = {"type": "boolean"}
+_OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_RELEASE = re.compile(r"v?3\.(\d+)")
+# (since, name, schema); the modes may be empty, which means Never.
+_POOL_FIELDS: tuple[tuple[int, str, Schema], ...] = (
+    (0, "cidr", _STR),
+    (0, "blockSize", {"type": "integer"}),
+    (0, "ipipMode", {"type": "string", "enum": [*MODES, ""]}),
+    (0, "vxlanMode", {"type": "string", "enum": [*MODES, ""]}),
+    (0, "natOutgoing", _BOOL),
+    (0, "disabled", _BOOL),
+    (0, "nodeSelector", _STR),
+    (20, "allowedUses", {"type": "array", "items": _STR}),
+    (21, "disableBGPExport", _BOOL),
+    (29, "assignmentMode", {"type": "string", "enum": ["Automatic", "Manual"]}),
+    (32, "namespaceSelector", _STR),
+)
+
+
+def minor_of(release: str | None) -> int:
+    """26 of ``"v3.26.1"``; the newest release served here when there is none."""
+    match = _RELEASE.match(release or "")
+    return int(match[1]) if match else NEWEST_MINOR
+
+
+@lru_cache(maxsize=64)
+def schema_of(resource: str, minor: int) -> Schema | None:
+    """Structural schema of the whole object; None where any field is kept unseen.
+
+    Read it only: it is shared.
+    """
+    match resource:
+        case "felixconfigurations":
+            spec = felix_spec(minor)
+        case "ippools":
+            fields = {name: schema for since, name, schema in _POOL_FIELDS if minor >= since}
+            spec = {"type": "object", "properties": fields, "required": ["cidr"]}
+        case "clusterinformations":
+            names = ("calicoVersion", "clusterGUID", "clusterType", "variant")
+            fields = {name: _STR for name in names} | {"datastoreReady": _BOOL}
+            spec = {"type": "object", "properties": fields}
+        case _:
+            return None
+    top = {"apiVersion": _STR, "kind": _STR, "metadata": _OPEN, "spec": spec}
+    return {"type": "object", "properties": top}
+
+
+def broken_rules(
+    resource: str, new: dict[str, Any], old: dict[str, Any] | None
+) -> tuple[Cause, ...]:
+    """What is wrong with ``new`` although every field by itself is well-typed."""
+    if resource != "ippools":
+        return ()
+    spec = new.get("spec", {})
+    before = old.get("spec", {}) if old else {}
+    causes = [
+        _cause(f"spec.{field}", f"{spec.get(field)!r}: field is immutable")
+        for field in ("cidr", "blockSize")
+        if field in before and spec.get(field) != before[field]
+    ]
+    if "blockSize" in spec and old is not None and "blockSize" not in before:
+        causes.append(_cause("spec.blockSize", f"{spec['blockSize']!r}: field is immutable"))
+    return (*causes, *_pool(spec))
+
+
+def _pool(spec: dict[str, Any]) -> list[Cause]:
+    causes = []
+    ipip, vxlan = (spec.get(field) or "Never" for field in ("ipipMode", "vxlanMode"))
+    if ipip != "Never" and vxlan != "Never":
+        causes.append(
+            _cause("spec.ipipMode", f"{ipip!r}: ipipMode and vxlanMode may not both be enabled")
+        )
+    cidr = spec.get("cidr")
+    try:
+        network = ipaddress.ip_network(str(cidr))
+    except ValueError as error:
+        causes.append(_cause("spec.cidr", f"{cidr!r}: {error}"))
+        return causes
+    low, high = (20, 32) if network.version == 4 else (116, 128)
+    size = spec.get("blockSize", 26 if network.version == 4 else 122)
+    if network.version == 6 and ipip != "Never":
+        causes.append(_cause("spec.ipipMode", f"{ipip!r}: IPIP is not supported on an IPv6 pool"))
+    if not low <= size <= high:
+        causes.append(_cause("spec.blockSize", f"{size}: must be between {low} and {high}"))
+    elif network.prefixlen > size:
+        causes.append(_cause("spec.cidr", f"{cidr!r}: the pool is smaller than a /{size} block"))
+    return causes
+
+
+def _cause(field: str, message: str) -> Cause:
+    return field, "FieldValueInvalid", f"Invalid value: {message}"

@@ -1,0 +1,65 @@
+"""Strategic merge patch for the kinds the lab serves: lists of named things merge by name. Pure.
+
+Source: the Kubernetes API conventions on strategic merge patch; the keys are those of Pod, Node and
+DaemonSet. A list without a known key is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# List field → the key its members are matched by.
+_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "ports": "containerPort",
+    "volumeMounts": "mountPath",
+    "conditions": "type",
+    "addresses": "type",
+    "imagePullSecrets": "name",
+    "ownerReferences": "uid",
+}
+_HINTS = ("$setElementOrder/", "$retainKeys", "$deleteFromPrimitiveList/")
+
+
+def strategic_merge(document: Any, patch: Any) -> Any:
+    """``document`` with ``patch`` merged in; ``$patch: delete`` and ``replace`` are honoured."""
+    if not isinstance(patch, dict):
+        return patch
+    base = document if isinstance(document, dict) else {}
+    if patch.get("$patch") == "replace":
+        return {key: value for key, value in patch.items() if key != "$patch"}
+    merged = dict(base)
+    for key, value in patch.items():
+        if key == "$patch" or key.startswith(_HINTS):
+            continue
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, list) and key in _KEYS:
+            merged[key] = _merge_lists(merged.get(key) or [], value, _KEYS[key])
+        else:
+            merged[key] = strategic_merge(merged.get(key), value)
+    for key, gone in patch.items():
+        if key.startswith("$deleteFromPrimitiveList/"):
+            name = key.partition("/")[2]
+            merged[name] = [item for item in merged.get(name, []) if item not in gone]
+    return merged
+
+
+def _merge_lists(old: list[Any], new: list[Any], key: str) -> list[Any]:
+    if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in new):
+        return [item for item in new if item.get("$patch") != "replace"]
+    merged = list(old)
+    for item in new:
+        name = item.get(key) if isinstance(item, dict) else None
+        place = next((i for i, had in enumerate(merged) if had.get(key) == name), None)
+        if isinstance(item, dict) and item.get("$patch") == "delete":
+            if place is not None:
+                del merged[place]
+        elif place is None or name is None:
+            merged.append(strategic_merge({}, item))
+        else:
+            merged[place] = strategic_merge(merged[place], item)
+    return merged
