@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from copy import deepcopy
 from typing import Any
@@ -72,6 +73,8 @@ class Admission:
             causes += structural.check(new, known)
         if old is None:
             _fill_in(self.kind, self.view, new, self.minor)
+        elif self.kind.plural == "ippools" and self.view == CALICO:
+            _keep_block_size(new, old)
         if not causes:
             # Rules compare fields with each other and rely on their types.
             causes = schema.broken_rules(self.kind.plural, new, old)
@@ -107,8 +110,9 @@ def _metadata(kind: ResourceType, meta: Object) -> tuple[Cause, ...]:
     rule, longest = (_LABEL, 63) if kind.plural == "namespaces" else (_SUBDOMAIN, 253)
     if not isinstance(name, str) or not rule.fullmatch(name) or len(name) > longest:
         message = (
-            f"Invalid value: {name!r}: must consist of lower case alphanumeric characters, '-' or "
-            f"'.', start and end alphanumeric, and have at most {longest} characters"
+            f"Invalid value: {json.dumps(name)}: must consist of lower case alphanumeric "
+            f"characters, '-' or '.', start and end alphanumeric, and have at most {longest} "
+            "characters"
         )
         causes.append(("metadata.name", "FieldValueInvalid", message))
     for field in ("labels", "annotations"):
@@ -116,11 +120,15 @@ def _metadata(kind: ResourceType, meta: Object) -> tuple[Cause, ...]:
         if entries is None:
             continue
         if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-            message = f"Invalid value: {entries!r}: must be a map of strings"
+            message = f"Invalid value: {json.dumps(entries)}: must be a map of strings"
             causes.append((f"metadata.{field}", "FieldValueInvalid", message))
         elif field == "labels":
             causes += [
-                ("metadata.labels", "FieldValueInvalid", f"Invalid value: {v!r}: no label value")
+                (
+                    "metadata.labels",
+                    "FieldValueInvalid",
+                    f"Invalid value: {json.dumps(v)}: no label value",
+                )
                 for v in entries.values()
                 if len(v) > 63 or not _LABEL_VALUE.fullmatch(v)
             ]
@@ -146,6 +154,13 @@ def _fill_in(kind: ResourceType, view: tuple[str, str], new: Object, minor: int)
             spec.setdefault("nodeSelector", "all()")
             if minor >= 20:
                 spec.setdefault("allowedUses", ["Workload", "Tunnel"])
+
+
+def _keep_block_size(new: Object, old: Object) -> None:
+    """A manifest need not repeat the size that Calico's API once filled in."""
+    size = old.get("spec", {}).get("blockSize")
+    if size is not None and isinstance(new.get("spec"), dict):
+        new["spec"].setdefault("blockSize", size)
 
 
 def _fill_in_pod(new: Object) -> None:

@@ -83,6 +83,8 @@ def api_resources(view: View) -> Object:
         }
         if kind.short_names:
             entry["shortNames"] = list(kind.short_names)
+        if kind.plural in ("pods", "daemonsets"):
+            entry["categories"] = ["all"]
         resources.append(entry)
         below = ["status"] if kind.has_status else []
         if kind.plural == "pods":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,7 +43,7 @@ def keep_identity(kind: ResourceType, old: Object, new: Object) -> None:
         )
     for field in ("name", "namespace"):
         if meta.get(field) not in (None, "", had.get(field)):
-            message = f"Invalid value: {meta[field]!r}: field is immutable"
+            message = f"Invalid value: {json.dumps(meta[field])}: field is immutable"
             raise Invalid(
                 f'{kind.kind} "{name}" is invalid: metadata.{field}: {message}',
                 resource=kind.plural,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
+from ebpfperf.lab.history import KEPT, Event, History
 from ebpfperf.lab.metadata import Object, body, keep_identity, ordered, timestamp
 from ebpfperf.lab.patches import PatchError, json_patch, merge_patch
 from ebpfperf.lab.resources import RESOURCES, ResourceType
@@ -18,7 +17,6 @@ from ebpfperf.lab.status import (
     BadRequest,
     Conflict,
     Forbidden,
-    Gone,
     Invalid,
     NotFound,
     no_such,
@@ -29,23 +27,8 @@ Objects = list[Object]
 Admit = Callable[[Object, Object | None], Object]
 """(new, old or None) → the object to store; raises a ``StatusError`` to refuse it."""
 
-HISTORY = 4096
 
 __all__ = ["AlreadyExists", "Conflict", "Event", "Invalid", "NotFound", "ObjectStore"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change: ``kind`` is ADDED, MODIFIED or DELETED; ``old`` is None for ADDED.
-
-    The objects are the store's own: read them, copy before changing.
-    """
-
-    version: int
-    kind: str
-    resource: str
-    object: Object
-    old: Object | None
 
 
 class ObjectStore:
@@ -59,14 +42,12 @@ class ObjectStore:
     ``BadRequest`` from ``ebpfperf.lab.status``.
     """
 
-    def __init__(self, *, history: int = HISTORY) -> None:
+    def __init__(self, *, history: int = KEPT) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._objects: dict[str, dict[tuple[str, str], Object]] = {r: {} for r in RESOURCES}
         self._version = 1
         self._wakes = 0
-        self._events: deque[Event] = deque(maxlen=history)
-        # Every event newer than this is still in the deque.
-        self._forgotten = 1
+        self._history = History(history)
 
     @property
     def version(self) -> int:
@@ -253,14 +234,7 @@ class ObjectStore:
         """
         with self._changed:
             self._wait(since, timeout_s)
-            if not self._forgotten <= since <= self._version:
-                raise Gone(f"too old resource version: {since} ({self._forgotten})")
-            found = []
-            for event in reversed(self._events):
-                if event.version <= since:
-                    break
-                found.append(event)
-            return found[::-1], self._version
+            return self._history.after(since, self._version), self._version
 
     def wake(self) -> None:
         """Let every waiter return now, whatever it waits for (used when the lab stops)."""
@@ -343,9 +317,7 @@ class ObjectStore:
         return deepcopy(last)
 
     def _note(self, event: Event) -> None:
-        if len(self._events) == self._events.maxlen:
-            self._forgotten = self._events[0].version
-        self._events.append(event)
+        self._history.note(event)
         self._changed.notify_all()
 
     def _terminate(

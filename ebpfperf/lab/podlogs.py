@@ -34,7 +34,7 @@ def select(
         moment = line_time(line)
         if moment is not None:
             shown = since is None or moment >= since
-            stamp = datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+            stamp = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
         if shown:
             kept.append(f"{stamp} {line}" if timestamps and stamp else line)
     return kept if tail_lines is None else kept[max(0, len(kept) - tail_lines) :]

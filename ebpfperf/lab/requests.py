@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ebpfperf.lab import protobuf
 from ebpfperf.lab.discovery import view_of
 from ebpfperf.lab.resources import RESOURCES, ResourceType
 from ebpfperf.lab.status import BadRequest, NotFound, UnsupportedMediaType
@@ -73,6 +74,8 @@ class Request:
         UnsupportedMediaType
             It says it is something else.
         """
+        if self.media == protobuf.MEDIA:
+            return protobuf.read_object(self.body)
         if self.media.endswith("yaml"):
             return _yaml(self.body)
         if not self.media.endswith("json"):

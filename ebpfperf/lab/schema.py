@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from functools import lru_cache
 from typing import Any
@@ -70,12 +71,12 @@ def broken_rules(
     spec = new.get("spec", {})
     before = old.get("spec", {}) if old else {}
     causes = [
-        _cause(f"spec.{field}", f"{spec.get(field)!r}: field is immutable")
+        _cause(f"spec.{field}", spec.get(field), "field is immutable")
         for field in ("cidr", "blockSize")
         if field in before and spec.get(field) != before[field]
     ]
     if "blockSize" in spec and old is not None and "blockSize" not in before:
-        causes.append(_cause("spec.blockSize", f"{spec['blockSize']!r}: field is immutable"))
+        causes.append(_cause("spec.blockSize", spec["blockSize"], "field is immutable"))
     return (*causes, *_pool(spec))
 
 
@@ -84,24 +85,24 @@ def _pool(spec: dict[str, Any]) -> list[Cause]:
     ipip, vxlan = (spec.get(field) or "Never" for field in ("ipipMode", "vxlanMode"))
     if ipip != "Never" and vxlan != "Never":
         causes.append(
-            _cause("spec.ipipMode", f"{ipip!r}: ipipMode and vxlanMode may not both be enabled")
+            _cause("spec.ipipMode", ipip, "ipipMode and vxlanMode may not both be enabled")
         )
     cidr = spec.get("cidr")
     try:
         network = ipaddress.ip_network(str(cidr))
     except ValueError as error:
-        causes.append(_cause("spec.cidr", f"{cidr!r}: {error}"))
+        causes.append(_cause("spec.cidr", cidr, str(error)))
         return causes
     low, high = (20, 32) if network.version == 4 else (116, 128)
     size = spec.get("blockSize", 26 if network.version == 4 else 122)
     if network.version == 6 and ipip != "Never":
-        causes.append(_cause("spec.ipipMode", f"{ipip!r}: IPIP is not supported on an IPv6 pool"))
+        causes.append(_cause("spec.ipipMode", ipip, "IPIP is not supported on an IPv6 pool"))
     if not low <= size <= high:
-        causes.append(_cause("spec.blockSize", f"{size}: must be between {low} and {high}"))
+        causes.append(_cause("spec.blockSize", size, f"must be between {low} and {high}"))
     elif network.prefixlen > size:
-        causes.append(_cause("spec.cidr", f"{cidr!r}: the pool is smaller than a /{size} block"))
+        causes.append(_cause("spec.cidr", cidr, f"the pool is smaller than a /{size} block"))
     return causes
 
 
-def _cause(field: str, message: str) -> Cause:
-    return field, "FieldValueInvalid", f"Invalid value: {message}"
+def _cause(field: str, value: Any, message: str) -> Cause:
+    return field, "FieldValueInvalid", f"Invalid value: {json.dumps(value)}: {message}"

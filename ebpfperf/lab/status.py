@@ -39,7 +39,8 @@ class StatusError(Exception):
             known = RESOURCES.get(self.resource)
             if known is not None and known.group:
                 details["group"] = known.group
-            details["kind"] = self.resource
+            # Kubernetes names the kind where an object is invalid, the resource elsewhere.
+            details["kind"] = known.kind if known and self.code == 422 else self.resource
         if self.causes:
             details["causes"] = [
                 {"field": field, "reason": reason, "message": message}
