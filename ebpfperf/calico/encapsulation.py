@@ -1,0 +1,62 @@
+"""Which encapsulation a cluster's objects ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ebpfperf.calico.releases import derives_encapsulation
+from ebpfperf.model import Overlay, Scope
+
+NEVER = "Never"
+_SCOPES = {Scope.ALWAYS: "Always", Scope.CROSS_SUBNET: "CrossSubnet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """Which tunnels Felix maintains, whatever the pools then use."""
+
+    ipip: bool
+    vxlan: bool
+
+
+def enabled(
+    felix_spec: Mapping[str, Any], pool_specs: Iterable[Mapping[str, Any]], version: str
+) -> Enabled:
+    """Which tunnels Felix maintains.
+
+    A flag that is set wins. An unset one is false up to v3.22, and from v3.23 on true if any pool
+    that is not disabled asks for that encapsulation.
+
+    Source: projectcalico/calico felix/calc/encapsulation_calculator.go, commit 435eee2002.
+    """
+    specs = [spec for spec in pool_specs if not spec.get("disabled")]
+    derive = derives_encapsulation(version)
+
+    def flag(name: str, mode: str) -> bool:
+        value = felix_spec.get(name)
+        if value is not None:
+            return bool(value)
+        return derive and any(spec.get(mode, NEVER) not in ("", NEVER) for spec in specs)
+
+    return Enabled(flag("ipipEnabled", "ipipMode"), flag("vxlanEnabled", "vxlanMode"))
+
+
+def pool_modes(overlay: Overlay, scope: Scope) -> dict[str, str]:
+    """The IPPool ``spec`` fields of an overlay mode: ``{"ipipMode": …, "vxlanMode": …}``."""
+    mode = _SCOPES[scope]
+    return {
+        "ipipMode": mode if overlay is Overlay.IPIP else NEVER,
+        "vxlanMode": mode if overlay is Overlay.VXLAN else NEVER,
+    }
+
+
+def pool_overlay(spec: Mapping[str, Any]) -> tuple[Overlay, Scope]:
+    """The overlay mode and scope that an IPPool ``spec`` asks for."""
+    for overlay, name in ((Overlay.IPIP, "ipipMode"), (Overlay.VXLAN, "vxlanMode")):
+        mode = spec.get(name) or NEVER
+        if mode != NEVER:
+            cross = str(mode).lower() == "crosssubnet"
+            return overlay, Scope.CROSS_SUBNET if cross else Scope.ALWAYS
+    return Overlay.NONE, Scope.ALWAYS

@@ -1,0 +1,41 @@
+"""Which Calico release does what."""
+
+from __future__ import annotations
+
+import re
+
+# The newest patch release of each minor release that the embedded cluster can present.
+FULL_VERSIONS = {"v3.16": "v3.16.1", "v3.26": "v3.26.1", "v3.30": "v3.30.2", "v3.32": "v3.32.1"}
+
+# felix/config/config_params.go and felix/calc/encapsulation_resolver.go: from this release on an
+# unset ipipEnabled or vxlanEnabled means "on if a pool asks for it".
+DERIVES_ENCAPSULATION_FROM = (3, 23)
+
+# felix/dataplane/linux/int_dataplane.go (ConfigureDefaultMTUs): MTU 0 means automatic.
+AUTO_MTU_FROM = (3, 17)
+
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+
+
+def minor(version: str) -> tuple[int, int]:
+    """(major, minor) of ``v3.26``, ``v3.26.1`` or ``v3.34.0-0.dev+67``.
+
+    Raises
+    ------
+    ValueError
+        The text is no version.
+    """
+    match = _VERSION.match(version)
+    if match is None:
+        raise ValueError(f"{version!r} is not a Calico version such as v3.26.1")
+    return int(match[1]), int(match[2])
+
+
+def full_version(release: str) -> str:
+    """The patch release that the lab presents for ``v3.26``; KeyError when it has none."""
+    return FULL_VERSIONS[release]
+
+
+def derives_encapsulation(version: str) -> bool:
+    """Whether an unset encapsulation flag is derived from the IP pools (v3.23 and later)."""
+    return minor(version) >= DERIVES_ENCAPSULATION_FROM
