@@ -28,8 +28,8 @@ SHARED = {
     "records",
 }
 MEASURE = {
-    "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube", "mutations",
-    "journal", "cluster", "placement", "verify", "facts", "loads", "probes", "runner", "progress",
+    "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube", "kube_errors",
+    "mutations", "restoration", "journal", "cluster", "placement", "verify", "facts", "loads", "probes", "runner", "progress",
 }  # fmt: skip
 ANALYSE = {"stats", "compare", "capacity", "charts", "tables", "findings", "report", "page"}
 TOP = {"__init__", "cli", "lab"}
