@@ -29,7 +29,8 @@ SHARED = {
 }
 MEASURE = {
     "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube", "kube_errors",
-    "mutations", "restoration", "journal", "cluster", "placement", "verify", "facts", "loads", "probes", "runner", "progress",
+    "mutations", "restoration", "journal", "cluster", "placement", "verify", "facts", "loads",
+    "probes", "runner", "progress",
 }  # fmt: skip
 ANALYSE = {"stats", "compare", "capacity", "charts", "tables", "findings", "report", "page"}
 TOP = {"__init__", "cli", "lab"}
