@@ -28,9 +28,9 @@ SHARED = {
     "records",
 }
 MEASURE = {
-    "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube", "kube_errors",
-    "mutations", "restoration", "journal", "cluster", "placement", "verify", "facts", "loads",
-    "probes", "runner", "progress",
+    "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube",
+    "kube_errors", "mutations", "restoration", "journal", "cluster", "settling", "placement",
+    "verify", "network_view", "facts", "loads", "probes", "runner", "progress",
 }  # fmt: skip
 ANALYSE = {"stats", "compare", "capacity", "charts", "tables", "findings", "report", "page"}
 TOP = {"__init__", "cli", "lab"}
