@@ -25,6 +25,7 @@ from ebpfperf.lab.status import BadRequest, StatusError, TooLarge, Unauthorized
 
 ADDRESS = "127.0.0.1"
 BODY_LIMIT_BYTES = 3 * 1024 * 1024
+DROP_LIMIT_BYTES = 16 * 1024 * 1024
 IDLE_S = 300.0
 
 _log = logging.getLogger(__name__)
@@ -181,8 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise BadRequest("Content-Length is no number")
         elif int(length) > BODY_LIMIT_BYTES:
-            # Unread, the rest would be taken for the next request.
+            # Read and dropped within reason, so that the client hears why; then closed, or the rest
+            # would be taken for the next request.
             self.close_connection = True
+            left = min(int(length), DROP_LIMIT_BYTES)
+            while left > 0 and (dropped := self.rfile.read(min(left, 65536))):
+                left -= len(dropped)
             raise TooLarge(f"a body may have {BODY_LIMIT_BYTES} bytes")
         else:
             body = self.rfile.read(int(length))

@@ -149,7 +149,7 @@ class ObjectStore:
         """The object after a ``merge``, ``strategic`` or ``json`` patch, applied atomically."""
 
         def changed(old: Object) -> Object:
-            new = _patched(old, patch, kind)
+            new = _patched(resource, old, patch, kind)
             if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
                 raise BadRequest("the patch leaves no object", resource=resource, name=name)
             return new
@@ -358,7 +358,7 @@ def _kind(resource: str) -> ResourceType:
     return known
 
 
-def _patched(old: Object, patch: Any, kind: str) -> Any:
+def _patched(resource: str, old: Object, patch: Any, kind: str) -> Any:
     if kind == "merge":
         return merge_patch(old, patch)
     if kind == "strategic":
@@ -371,4 +371,11 @@ def _patched(old: Object, patch: Any, kind: str) -> Any:
         return json_patch(old, patch)
     except PatchError as error:
         name = old["metadata"]["name"]
-        raise Invalid(f'the patch does not apply to "{name}": {error}', name=name) from error
+        message = f"the patch does not apply: {error}"
+        # As a cause too: kubectl shows nothing but the causes of what is invalid.
+        raise Invalid(
+            f'{resource} "{name}" is invalid: {message}',
+            resource=resource,
+            name=name,
+            causes=(("", "FieldValueInvalid", message),),
+        ) from error
