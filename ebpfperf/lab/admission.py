@@ -70,6 +70,8 @@ class Admission:
         if known is not None:
             new, unknown = structural.prune(new, known)
             self._unknown(unknown)
+            # Controllers read the spec of whatever is stored.
+            new.setdefault("spec", {})
             causes += structural.check(new, known)
         if old is None:
             _fill_in(self.kind, self.view, new, self.minor)

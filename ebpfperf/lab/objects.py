@@ -46,7 +46,6 @@ class ObjectStore:
         self._changed = threading.Condition(threading.RLock())
         self._objects: dict[str, dict[tuple[str, str], Object]] = {r: {} for r in RESOURCES}
         self._version = 1
-        self._wakes = 0
         self._history = History(history)
 
     @property
@@ -219,9 +218,9 @@ class ObjectStore:
                 self._remove(kind, key)
 
     def changed(self, since: int, timeout_s: float) -> int:
-        """The newest resourceVersion, once it is past ``since``, or the time is up, or ``wake``."""
+        """The newest resourceVersion, as soon as it is past ``since`` or the time is up."""
         with self._changed:
-            self._wait(since, timeout_s)
+            self._changed.wait_for(lambda: self._version > since, max(0.0, timeout_s))
             return self._version
 
     def events(self, since: int, timeout_s: float) -> tuple[Sequence[Event], int]:
@@ -233,22 +232,20 @@ class ObjectStore:
             Events after ``since`` are no longer kept, or ``since`` is from another store.
         """
         with self._changed:
-            self._wait(since, timeout_s)
+            self._changed.wait_for(lambda: self._version > since, max(0.0, timeout_s))
             return self._history.after(since, self._version), self._version
 
     def wake(self) -> None:
-        """Let every waiter return now, whatever it waits for (used when the lab stops)."""
+        """Let every waiter return now, and whoever is about to wait (used when the lab stops).
+
+        A resourceVersion is skipped for it, so that the call cannot fall between a controller's
+        look at its stop flag and its wait.
+        """
         with self._changed:
-            self._wakes += 1
+            self._version += 1
             self._changed.notify_all()
 
     # -- below: with the lock held -----------------------------------------------------------
-
-    def _wait(self, since: int, timeout_s: float) -> None:
-        wakes = self._wakes
-        self._changed.wait_for(
-            lambda: self._version > since or self._wakes != wakes, max(0.0, timeout_s)
-        )
 
     def _stored(self, resource: str, name: str, namespace: str | None) -> Object:
         kind = _kind(resource)
