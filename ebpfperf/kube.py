@@ -26,9 +26,9 @@ from ruamel.yaml.error import YAMLError
 
 from ebpfperf.errors import KubeError
 from ebpfperf.kube_errors import kube_error, worth_another_try
+from ebpfperf.kube_objects import Object, pod_ready, pod_state
 from ebpfperf.mutations import GRACE_S, Mutation
 
-Object = dict[str, Any]
 T = TypeVar("T")
 
 CALICO_GROUPS = (("projectcalico.org", "v3"), ("crd.projectcalico.org", "v1"))
@@ -195,8 +195,7 @@ class Kube:
                 return pod
             if time.monotonic() > deadline:
                 raise KubeError(
-                    f"Pod {namespace}/{name} is not ready after {timeout_s:g} s: "
-                    f"{_pod_state(pod)}.",
+                    f"Pod {namespace}/{name} is not ready after {timeout_s:g} s: {pod_state(pod)}.",
                     f"See kubectl -n {namespace} describe pod {name}.",
                     reason="pod-not-ready",
                     pod=name,
@@ -305,44 +304,6 @@ class Kube:
             return call()
         except (httpx2.HTTPError, ConfigError) as error:
             raise kube_error(error, doing, self.server, self.kubeconfig) from error
-
-
-def pod_ready(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod's condition Ready is True and nobody has deleted it."""
-    if pod["metadata"].get("deletionTimestamp"):
-        return False
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-
-
-def node_ready(node: Mapping[str, Any]) -> bool:
-    """Whether a node's condition Ready is True."""
-    conditions = node.get("status", {}).get("conditions") or []
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-
-
-def internal_ip(node: Mapping[str, Any]) -> str | None:
-    """The node's first IPv4 InternalIP, or None."""
-    for address in node.get("status", {}).get("addresses") or []:
-        if address.get("type") == "InternalIP" and ":" not in address["address"]:
-            return str(address["address"])
-    return None
-
-
-def _pod_state(pod: Mapping[str, Any] | None) -> str:
-    if pod is None:
-        return "there is no such pod"
-    status = pod.get("status", {})
-    for container in status.get("containerStatuses") or []:
-        waiting = container.get("state", {}).get("waiting")
-        if waiting:
-            return f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}".strip()
-    unmet = [
-        f"{c['type']} {c.get('reason', '')} {c.get('message', '')}".strip()
-        for c in status.get("conditions") or []
-        if c.get("status") != "True"
-    ]
-    return f"phase {status.get('phase', 'unknown')}" + (f", {'; '.join(unmet)}" if unmet else "")
 
 
 def _scope(namespace: str) -> Any:

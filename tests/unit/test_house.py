@@ -29,8 +29,9 @@ SHARED = {
 }
 MEASURE = {
     "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube",
-    "kube_errors", "mutations", "restoration", "journal", "cluster", "settling", "placement",
-    "verify", "network_view", "facts", "loads", "probes", "runner", "progress",
+    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
+    "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
+    "probes", "runner", "progress",
 }  # fmt: skip
 ANALYSE = {"stats", "compare", "capacity", "charts", "tables", "findings", "report", "page"}
 TOP = {"__init__", "cli", "lab"}
