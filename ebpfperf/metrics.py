@@ -1,0 +1,141 @@
+"""The metric catalogue: what each number of a trial is called, its unit, and which way is better.
+
+The one place that says it; tables, charts, comparisons and sentences read it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ebpfperf import units
+
+
+class Better(StrEnum):
+    """Which way of a metric is the good one."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a column of the trials frame means.
+
+    Attributes
+    ----------
+    name
+        Column of the trials frame; its suffix is the unit.
+    label
+        Words for a reader, capitalised, without the unit.
+    axis
+        Unit on a chart's axis, and ``per_axis_unit`` of the column's own units make one of it.
+    resolution_pct
+        Width of the bins it was read from, percent of the value; 0 for one that was not.
+    show
+        Value with its unit, for tables and sentences.
+    """
+
+    name: str
+    label: str
+    better: Better
+    axis: str
+    per_axis_unit: float
+    show: Callable[[float | None], str]
+    resolution_pct: float = 0.0
+
+
+def _unit(suffix: str) -> Callable[[float | None], str]:
+    def show(value: float | None) -> str:
+        text = units.number(value)
+        return text if text == units.UNKNOWN else f"{text} {suffix}"
+
+    return show
+
+
+# Bins of the two histogram layouts: every request (1/64) and the kernel's smoothed RTT (1/8).
+_FINE_PCT, _KERNEL_PCT = 100 / 64, 100 / 8
+_GBIT, _US = float(units.BITS_PER_GBIT), float(units.NS_PER_US)
+
+CATALOGUE: tuple[Metric, ...] = (
+    Metric("received_bits_per_s", "Throughput", Better.HIGHER, "Gbit/s", _GBIT, units.bits_per_s),
+    Metric(
+        "requests_per_s",
+        "Requests per second",
+        Better.HIGHER,
+        "requests/s",
+        1.0,
+        _unit("requests/s"),
+    ),
+    Metric(
+        "rr_p50_ns", "Round trip, median", Better.LOWER, "µs", _US, units.duration_ns, _FINE_PCT
+    ),
+    Metric(
+        "rr_p90_ns",
+        "Round trip, 90th percentile",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _FINE_PCT,
+    ),
+    Metric(
+        "rr_p99_ns",
+        "Round trip, 99th percentile",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _FINE_PCT,
+    ),
+    Metric(
+        "rr_p999_ns",
+        "Round trip, 99.9th percentile",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _FINE_PCT,
+    ),
+    Metric(
+        "srtt_p50_ns",
+        "TCP smoothed RTT, median",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _KERNEL_PCT,
+    ),
+    Metric(
+        "srtt_p99_ns",
+        "TCP smoothed RTT, 99th percentile",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _KERNEL_PCT,
+    ),
+    Metric(
+        "cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU s/Gbit", 1.0, _unit("CPU s/Gbit")
+    ),
+    Metric(
+        "rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("CPU µs")
+    ),
+)
+
+# What a report leads with; the rest of the catalogue is in its tables.
+HEADLINE: tuple[str, ...] = (
+    "received_bits_per_s",
+    "rr_p50_ns",
+    "rr_p99_ns",
+    "cpu_s_per_gbit",
+    "rr_cpu_us_per_request",
+)
+
+_BY_NAME = {metric.name: metric for metric in CATALOGUE}
+
+
+def metric(name: str) -> Metric:
+    """The catalogue's entry for a column of the trials frame; KeyError when there is none."""
+    return _BY_NAME[name]
