@@ -18,6 +18,7 @@ from ebpfperf.lab.schema import minor_of
 from ebpfperf.lab.selectors import Selector, field_selector, label_selector
 from ebpfperf.lab.status import (
     BadRequest,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -28,6 +29,8 @@ from ebpfperf.lab.watches import TIMEOUT_S, watch
 
 Object = dict[str, Any]
 
+# Namespaces every cluster keeps.
+_LASTING = ("default", "kube-system")
 _PATCHES = {
     "application/merge-patch+json": "merge",
     "application/strategic-merge-patch+json": "strategic",
@@ -37,6 +40,9 @@ _PATCHES = {
 
 class Routes:
     """Answers requests. Thread-safe: it keeps nothing of its own.
+
+    Whatever can be wrong with a request is looked at before the store is touched: a request that
+    is refused has changed nothing.
 
     Parameters
     ----------
@@ -131,14 +137,16 @@ class Routes:
     def _create(self, request: Request, target: Target) -> Response:
         if target.kind.namespaced and target.namespace is None:
             raise MethodNotAllowed("create it in a namespace")
+        form = _form(request, target)
         new = _body(request, target)
         admission = self._admission(request, target)
         created = self._store.create(
             target.kind.plural, new, admit=admission, dry_run=_is_dry(request)
         )
-        return _written(request, target, created, admission, status=201)
+        return _written(form, created, admission, status=201)
 
     def _replace(self, request: Request, target: Target) -> Response:
+        form = _form(request, target)
         new = _body(request, target)
         name = new["metadata"].setdefault("name", target.name)
         if name != target.name:
@@ -150,7 +158,7 @@ class Routes:
         stored = self._store.replace(
             target.kind.plural, new, admit=admission, dry_run=_is_dry(request)
         )
-        return _written(request, target, stored, admission)
+        return _written(form, stored, admission)
 
     def _patch(self, request: Request, target: Target) -> Response:
         kind = _PATCHES.get(request.media)
@@ -160,6 +168,7 @@ class Routes:
                 f"patches of type {request.media}{hint} are not supported; supported are: "
                 + ", ".join(_PATCHES)
             )
+        form = _form(request, target)
         admission = self._admission(request, target)
         stored = self._store.patch(
             target.kind.plural,
@@ -170,9 +179,16 @@ class Routes:
             admit=admission,
             dry_run=_is_dry(request),
         )
-        return _written(request, target, stored, admission)
+        return _written(form, stored, admission)
 
     def _delete(self, request: Request, target: Target) -> Response:
+        form = _form(request, target)
+        if target.kind.plural == "namespaces" and target.name in _LASTING:
+            raise Forbidden(
+                f'namespaces "{target.name}" is forbidden: this namespace may not be deleted',
+                resource="namespaces",
+                name=target.name,
+            )
         options = _delete_options(request)
         conditions = options.get("preconditions") or {}
         resource = target.kind.plural
@@ -187,7 +203,7 @@ class Routes:
         )
         # As Kubernetes: what is on its way, and any pod, comes back as an object.
         if resource == "pods" or gone["metadata"].get("deletionTimestamp"):
-            return Response.of(_form(request, target).one(gone))
+            return Response.of(form.one(gone))
         details = {"name": target.name, "kind": resource, "uid": gone["metadata"]["uid"]}
         if target.kind.group:
             details["group"] = target.view[0]
@@ -202,6 +218,9 @@ class Routes:
         )
 
     def _delete_collection(self, request: Request, target: Target) -> Response:
+        form = _form(request, target)
+        if target.kind.plural == "namespaces":
+            raise MethodNotAllowed("namespaces are deleted one by one")
         if target.kind.namespaced and target.namespace is None:
             raise MethodNotAllowed("delete them in a namespace")
         options = _delete_options(request)
@@ -225,7 +244,7 @@ class Routes:
                     raise
             else:
                 gone.append(deleted)
-        return Response.of(_form(request, target).many(gone, self._store.version))
+        return Response.of(form.many(gone, self._store.version))
 
     # -- subresources --------------------------------------------------------------------------
 
@@ -354,7 +373,6 @@ def _is_dry(request: Request, options: Object | None = None) -> bool:
 
 
 def _written(
-    request: Request, target: Target, stored: Object, admission: Admission, *, status: int = 200
+    form: Representation, stored: Object, admission: Admission, *, status: int = 200
 ) -> Response:
-    document = _form(request, target).one(stored)
-    return Response.of(document, status=status, warnings=tuple(admission.warnings))
+    return Response.of(form.one(stored), status=status, warnings=tuple(admission.warnings))

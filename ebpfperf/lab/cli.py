@@ -1,0 +1,112 @@
+"""``ebpfperf lab``: the embedded cluster from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="An embedded Calico-shaped cluster on this machine.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option("--name", help="Name of the lab: a-z, 0-9, -.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def up(
+    name: Name = "lab",
+    nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 2,
+    release: Annotated[str, typer.Option(help="Calico release to present.")] = "v3.26",
+    mtu: Annotated[int, typer.Option(help="MTU of the underlay, bytes.")] = 1500,
+) -> None:
+    """Bring a lab up; nothing when it is up already."""
+    from ebpfperf.lab import lifecycle
+    from ebpfperf.lab.state import Shape
+
+    lab, fresh = lifecycle.up(Shape(name, nodes, release, mtu))
+    state = "is up" if fresh else "was up already"
+    typer.echo(f"Lab {name} {state}: {nodes} nodes, presents Calico {release}.")
+    typer.echo(f'For your shell: eval "$(ebpfperf lab env --name {name})"')
+    typer.echo(f"A node:         ssh -F {lab.ssh_config} node-1")
+
+
+@app.command()
+def down(
+    name: Name = "lab",
+    everything: Annotated[bool, typer.Option("--all", help="Every lab on this machine.")] = False,
+) -> None:
+    """Take a lab down, whatever state it is in; nothing of it is left."""
+    from ebpfperf.lab import lifecycle, state
+
+    for one in state.names() if everything else [name]:
+        found = lifecycle.down(one)
+        typer.echo(f"Lab {one} is down." if found else f"There was no lab {one}.")
+
+
+@app.command()
+def status(name: Name = "lab", as_json: Json = False) -> None:
+    """Show the lab's nodes, pods and encapsulation, as the nodes have them."""
+    from ebpfperf.lab import lifecycle
+    from ebpfperf.lab.inspection import node_rows
+
+    lab = lifecycle.the(name)
+    rows = node_rows(lab)
+    if as_json:
+        document = {
+            "name": name,
+            "release": lab.shape.release,
+            "mtu_bytes": lab.shape.mtu_bytes,
+            "daemon_pid": lab.daemon_pid,
+            "kubeconfig": str(lab.kubeconfig),
+            "ssh_config": str(lab.ssh_config),
+            "nodes": rows,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Lab {name}: presents Calico {lab.shape.release}; it is not Calico")
+    for column in ("node", "ssh", "underlay", "nic", "pods", "encap", "ipip driver"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["ssh"],
+            row["underlay_ip"],
+            row["nic"],
+            str(row["pods"]),
+            row["encapsulation"],
+            row["ipip_driver"],
+        )
+    Console().print(table)
+
+
+@app.command()
+def shell(node: str, name: Name = "lab") -> None:
+    """Open a shell on a node, by SSH."""
+    from ebpfperf.errors import LabError
+    from ebpfperf.lab import lifecycle
+
+    lab = lifecycle.the(name)
+    names = [row["name"] for row in lab.nodes]
+    if node not in names:
+        raise LabError(f"The lab {name} has no node {node}.", f"It has {', '.join(names)}.")
+    os.execvp("ssh", ["ssh", "-F", str(lab.ssh_config), node])
+
+
+@app.command()
+def env(name: Name = "lab", as_json: Json = False) -> None:
+    """Print KUBECONFIG and the SSH configuration, for ``eval``."""
+    from ebpfperf.lab import lifecycle
+
+    lab = lifecycle.the(name)
+    values = {"KUBECONFIG": str(lab.kubeconfig), "EBPFPERF_SSH_CONFIG": str(lab.ssh_config)}
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    for key, value in values.items():
+        typer.echo(f"export {key}={shlex.quote(value)}")

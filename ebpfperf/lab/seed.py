@@ -1,0 +1,142 @@
+"""What a freshly installed cluster's API holds, before anybody uses it."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from ebpfperf.calico.releases import full_version, minor
+from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.status import AlreadyExists
+
+POOL = "default-ipv4-ippool"
+POOL_CIDR = "198.19.0.0/16"
+EMULATION = "independent emulation on one machine; not Calico"
+_CALICO_NAMESPACE = "kube-system"
+
+
+def seed(store: ObjectStore, nodes: list[LabNode], release: str) -> None:
+    """Create the objects; those that exist are left as they are."""
+    version = full_version(release)
+    for name in ("default", "kube-system"):
+        _create(store, "namespaces", {"metadata": {"name": name}, "status": {"phase": "Active"}})
+    for node in nodes:
+        _create(store, "nodes", _node(node))
+    _create(
+        store,
+        "clusterinformations",
+        {
+            "metadata": {"name": "default"},
+            "spec": {"calicoVersion": version, "clusterType": "k8s", "datastoreReady": True},
+        },
+    )
+    _create(
+        store,
+        "ippools",
+        {
+            "metadata": {"name": POOL},
+            "spec": {
+                "cidr": POOL_CIDR,
+                "blockSize": 26,
+                "ipipMode": "Never",
+                "vxlanMode": "Never",
+                "natOutgoing": False,
+                "nodeSelector": "all()",
+            },
+        },
+    )
+    _create(
+        store,
+        "felixconfigurations",
+        {"metadata": {"name": "default"}, "spec": _felix_spec(version)},
+    )
+    labels = {"k8s-app": "calico-node"}
+    template = {"metadata": {"labels": labels}, "spec": _calico_pod_spec(version)}
+    _create(
+        store,
+        "daemonsets",
+        {
+            "metadata": {"name": "calico-node", "namespace": _CALICO_NAMESPACE, "labels": labels},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+            "status": {
+                "currentNumberScheduled": len(nodes),
+                "desiredNumberScheduled": len(nodes),
+                "numberReady": len(nodes),
+                "numberAvailable": len(nodes),
+                "numberMisscheduled": 0,
+            },
+        },
+    )
+    for node in nodes:
+        _create(
+            store,
+            "pods",
+            {
+                "metadata": {
+                    "name": f"calico-node-{node.index:05x}",
+                    "namespace": _CALICO_NAMESPACE,
+                    "labels": labels,
+                },
+                "spec": {**_calico_pod_spec(version), "nodeName": node.name},
+            },
+        )
+
+
+def _create(store: ObjectStore, resource: str, obj: dict[str, Any]) -> None:
+    try:
+        store.create(resource, obj)
+    except AlreadyExists:
+        return
+
+
+def _felix_spec(version: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "bpfLogLevel": "",
+        "logSeverityScreen": "Info",
+        "reportingInterval": "0s",
+    }
+    # Up to v3.22 the flags are explicit; later an unset flag is derived from the pools.
+    if minor(version) < (3, 23):
+        spec |= {"ipipEnabled": False, "vxlanEnabled": False}
+    return spec
+
+
+def _calico_pod_spec(version: str) -> dict[str, Any]:
+    return {
+        "hostNetwork": True,
+        "containers": [{"name": "calico-node", "image": f"docker.io/calico/node:{version}"}],
+    }
+
+
+def _node(node: LabNode) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": node.name,
+            "labels": {
+                "kubernetes.io/hostname": node.name,
+                "kubernetes.io/os": "linux",
+            },
+            "annotations": {
+                "projectcalico.org/IPv4Address": f"{node.underlay_ip}/24",
+                "lab.ebpfperf/emulation": EMULATION,
+                "lab.ebpfperf/forwarding": "plain kernel routing",
+            },
+        },
+        "spec": {},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": node.underlay_ip},
+                {"type": "Hostname", "address": node.name},
+            ],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            "nodeInfo": {
+                "kernelVersion": platform.release(),
+                "operatingSystem": "linux",
+                "architecture": "amd64",
+                "osImage": "ebpfperf lab",
+                "kubeletVersion": "v1.30.0",
+                "containerRuntimeVersion": "lab://1",
+            },
+        },
+    }
