@@ -1,7 +1,8 @@
 """The process that is a lab: API server, SSH doors, and per node a kubelet and a Felix.
 
 Started by ``ebpfperf lab up`` as
-``python -m ebpfperf.lab.daemon STATE_DIR NAME NODES RELEASE MTU``. Says ``ready`` or the reason on its standard output, then lives until TERM.
+``python -m ebpfperf.lab.daemon STATE_DIR NAME NODES RELEASE MTU``. Says ``ready`` or the reason on
+its standard output, then lives until TERM.
 """
 
 from __future__ import annotations
