@@ -1,0 +1,203 @@
+"""A made-up campaign with known effects, for tests that must know the right answer.
+
+Every block drifts: the whole machine gets slower or faster by a factor that all its trials share.
+On top of that each trial has noise of its own. IPIP carries 0.95 and VXLAN 0.80 of what no overlay
+carries; round trips take 1.04 and 1.20 times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ebpfperf import histograms
+from ebpfperf.model import (
+    Campaign,
+    Fact,
+    Flow,
+    Overlay,
+    Path,
+    Sample,
+    Status,
+    Treatment,
+    Trial,
+    TrialResult,
+)
+
+CARRIES = {"none": 1.0, "ipip": 0.95, "vxlan": 0.80}
+TAKES = {"none": 1.0, "ipip": 1.04, "vxlan": 1.20}
+MTU = {"none": 1500, "ipip": 1480, "vxlan": 1450}
+
+CAMPAIGN = Campaign(
+    name="synthetic",
+    seed=7,
+    blocks=8,
+    baseline="none",
+    treatments=(
+        Treatment("none", Overlay.NONE),
+        Treatment("ipip", Overlay.IPIP),
+        Treatment("vxlan", Overlay.VXLAN, felix=(("vxlanEnabled", True),)),
+    ),
+    flows=(
+        Flow("tcp", Path.POD_POD, "tcp", duration_s=2, omit_s=1),
+        Flow("rr", Path.POD_POD, "request-response", duration_s=1, omit_s=0, message_bytes=64),
+        Flow("host-tcp", Path.HOST_HOST, "tcp", duration_s=1, omit_s=1),
+    ),
+    probes=("tcp_rtt", "host_counters"),
+    description="A made-up campaign with known effects.",
+)
+
+
+def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
+    """What the two nodes of the made-up cluster are."""
+    found: list[Fact] = []
+    for number, node in enumerate(("node-1", "node-2"), start=1):
+        boot = "0f5c" if shared_kernel else f"0f5c{number}"
+        found += [
+            Fact(node, "boot_id", boot),
+            Fact(node, "hostname", node),
+            Fact(node, "kernel_release", "6.18.0"),
+            Fact(node, "cpus", "2"),
+            Fact(node, "nic_mtu", "1500", "bytes"),
+            Fact(node, "ipip_driver", "tc-BPF stand-in: this kernel has no ipip"),
+            Fact(node, "calico_release", "v3.26.1"),
+            Fact(node, "perf_version", "UNKNOWN: not installed"),
+        ]
+        if lab:
+            name = "annotation lab.ebpfperf/emulation"
+            found.append(Fact(node, name, "independent emulation; not Calico"))
+    return tuple(found)
+
+
+def trials(campaign: Campaign = CAMPAIGN) -> tuple[Trial, ...]:
+    """Every flow under every treatment once per block, treatments shuffled by the seed."""
+    found: list[Trial] = []
+    for block in range(campaign.blocks):
+        order = list(campaign.treatments)
+        random.Random(f"{campaign.seed}:{block}").shuffle(order)
+        for treatment in order:
+            for flow in campaign.flows:
+                name = f"b{block:03d}-{treatment.name}-{flow.name}"
+                found.append(Trial(name, block, len(found), treatment, flow, campaign.probes))
+    return tuple(found)
+
+
+def results(campaign: Campaign = CAMPAIGN, *, noise: float = 0.01) -> list[TrialResult]:
+    """One good result per trial of the campaign."""
+    generator = np.random.default_rng(campaign.seed)
+    drift = np.exp(generator.normal(0, 0.05, campaign.blocks))
+    return [
+        _result(trial, float(drift[trial.block]), generator, noise) for trial in trials(campaign)
+    ]
+
+
+def _result(
+    trial: Trial, drift: float, generator: np.random.Generator, noise: float
+) -> TrialResult:
+    wobble = float(np.exp(generator.normal(0, noise)))
+    overlay = trial.treatment.overlay.value
+    host = trial.flow.path is Path.HOST_HOST
+    carries = drift * wobble * (1.0 if host else CARRIES[overlay])
+    takes = drift * wobble * (1.0 if host else TAKES[overlay])
+    minute, second = divmod(trial.order * 4, 60)
+    common = TrialResult(
+        trial,
+        Status.OK,
+        "",
+        f"2026-11-25T07:{minute:02d}:{second:02d}Z",
+        duration_s=trial.flow.duration_s + 0.25,
+        overhead_s=0.25,
+    )
+    if trial.flow.load == "request-response":
+        rtts = generator.lognormal(np.log(38_000 * takes), 0.25, 4001).astype(np.int64)
+        bins = histograms.FINE.count(rtts, probe="load", endpoint="client", metric="rr_ns")
+        read = {q: histograms.quantile(bins, q) for q in (0.5, 0.9, 0.99, 0.999)}
+        quantiles = {q: found.value_ns if found else 0.0 for q, found in read.items()}
+        return replace(
+            common,
+            histograms=bins,
+            metrics={
+                "requests": 4001.0,
+                "requests_per_s": 4001.0,
+                "rr_p50_ns": quantiles[0.5],
+                "rr_p90_ns": quantiles[0.9],
+                "rr_p99_ns": quantiles[0.99],
+                "rr_p999_ns": quantiles[0.999],
+                "rr_max_ns": float(rtts.max()),
+                "mtu_bytes": float(MTU[overlay]),
+                "cpu_s": 0.9,
+                "rr_cpu_us_per_request": 22.0 * takes,
+            },
+        )
+    rate = (22e9 if host else 15e9) * carries
+    rtts_us = generator.lognormal(np.log(160 * takes), 0.4, 900).astype(np.int64)
+    index, count = np.unique(histograms.KERNEL_US.indices(rtts_us), return_counts=True)
+    bins = histograms.KERNEL_US.bins(
+        zip(index.tolist(), count.tolist(), strict=True),
+        probe="tcp_rtt",
+        endpoint="client",
+        metric="srtt_ns",
+    )
+    middle = histograms.quantile(bins, 0.5)
+    return replace(
+        common,
+        samples=tuple(
+            Sample("iperf3", "client", "sent_bits_per_s", "bit/s", t, rate * (1 + 0.01 * t))
+            for t in (0.5, 1.0)
+        ),
+        histograms=bins,
+        metrics={
+            "received_bits_per_s": rate,
+            "sent_bits_per_s": rate * 1.001,
+            "retransmits": 3.0,
+            "srtt_p50_ns": middle.value_ns if middle else 0.0,
+            "srtt_events": 900.0,
+            "cpu_s": 1.7,
+            "cpu_s_per_gbit": 0.11 / carries,
+            "mtu_bytes": float(1500 if host else MTU[overlay]),
+            "mss_bytes": float((1500 if host else MTU[overlay]) - 52),
+        },
+    )
+
+
+def failed(result: TrialResult, *, reason: str) -> TrialResult:
+    """The same trial, failed, without numbers."""
+    return replace(
+        result, status=Status.FAILED, reason=reason, metrics={}, samples=(), histograms=()
+    )
+
+
+def trials_frame(found: Iterable[TrialResult], campaign: Campaign = CAMPAIGN) -> pd.DataFrame:
+    """The trials frame of results, as far as comparisons read it."""
+    rows = [
+        {
+            "campaign": campaign.name,
+            "trial_id": result.trial.trial_id,
+            "block": result.trial.block,
+            "order": result.trial.order,
+            "treatment": result.trial.treatment.name,
+            "overlay": result.trial.treatment.overlay.value,
+            "felix": json.dumps(dict(result.trial.treatment.felix)),
+            "flow": result.trial.flow.name,
+            "path": result.trial.flow.path.value,
+            "load": result.trial.flow.load,
+            "status": result.status.value,
+            "reason": result.reason,
+            "start_utc": pd.Timestamp(result.start_utc),
+            "warnings": "; ".join(result.warnings),
+            **result.metrics,
+        }
+        for result in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def facts_frame(found: Iterable[Fact]) -> pd.DataFrame:
+    """The facts frame of facts."""
+    rows = [(fact.node, fact.name, fact.value, fact.unit) for fact in found]
+    return pd.DataFrame(rows, columns=["node", "name", "value", "unit"])
