@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from ebpfperf.lab import schema, structural
-from ebpfperf.lab.resources import CALICO, ResourceType
+from ebpfperf.lab.resources import CALICO, CRD, ResourceType
 from ebpfperf.lab.status import BadRequest, Cause, Invalid
 
 Object = dict[str, Any]
@@ -59,29 +59,32 @@ class Admission:
         BadRequest
             Strict, and there are unknown fields.
         """
+        known = schema.schema_of(self.kind.plural, self.minor)
         if self.subresource == "status" and old is not None:
-            return {**deepcopy(old), "status": new.get("status", {})}
+            new = {**deepcopy(old), "status": new.get("status", {})}
+            if causes := structural.check(new, known):
+                raise invalid(self.kind, new["metadata"]["name"], causes)
+            return new
         if self.kind.has_status:
             new.pop("status", None)
             if old is not None and "status" in old:
                 new["status"] = deepcopy(old["status"])
         causes = _metadata(self.kind, new["metadata"])
-        known = schema.schema_of(self.kind.plural, self.minor)
-        if known is not None:
-            new, unknown = structural.prune(new, known)
-            self._unknown(unknown)
+        new, unknown = structural.prune(new, known)
+        self._unknown(unknown)
+        if self.kind.group in (CALICO[0], CRD[0]):
             # Controllers read the spec of whatever is stored.
             new.setdefault("spec", {})
-            causes += structural.check(new, known)
         if old is None:
             _fill_in(self.kind, self.view, new, self.minor)
         elif self.kind.plural == "ippools" and self.view == CALICO:
             _keep_block_size(new, old)
+        causes += structural.check(new, known)
         if not causes:
             # Rules compare fields with each other and rely on their types.
             causes = schema.broken_rules(self.kind.plural, new, old)
             if self.kind.plural == "pods":
-                causes += _pod(new, old)
+                causes += _pod(new["spec"], old)
         if causes:
             raise invalid(self.kind, new["metadata"]["name"], causes)
         return new
@@ -185,34 +188,17 @@ def _fill_in_pod(new: Object) -> None:
             container.setdefault("resources", {})
 
 
-def _pod(new: Object, old: Object | None) -> tuple[Cause, ...]:
-    spec = new.get("spec")
-    if not isinstance(spec, dict):
-        return (("spec", "FieldValueInvalid", "Invalid value: must be an object"),)
-    if old is not None:
-        if _fixed(spec) != _fixed(old.get("spec", {})):
-            message = (
-                "Forbidden: pod updates may not change fields other than a container's image and "
-                + ", ".join(_POD_MUTABLE)
-            )
-            return (("spec", "FieldValueForbidden", message),)
+def _pod(spec: Object, old: Object | None) -> tuple[Cause, ...]:
+    if old is None:
+        missing = () if spec["containers"] else ("Required value",)
+        return tuple(("spec.containers", "FieldValueRequired", message) for message in missing)
+    if _fixed(spec) == _fixed(old.get("spec", {})):
         return ()
-    containers = spec.get("containers")
-    if not isinstance(containers, list) or not containers:
-        return (("spec.containers", "FieldValueRequired", "Required value"),)
-    causes: list[Cause] = []
-    for index, container in enumerate(containers):
-        entry = container if isinstance(container, dict) else {}
-        causes += [
-            (f"spec.containers[{index}].{field}", "FieldValueRequired", "Required value")
-            for field in ("name", "image")
-            if not isinstance(entry.get(field), str) or not entry[field]
-        ]
-    policy = spec["restartPolicy"]
-    if policy not in ("Always", "OnFailure", "Never"):
-        message = f'Unsupported value: "{policy}": supported values: "Always", "OnFailure", "Never"'
-        causes.append(("spec.restartPolicy", "FieldValueNotSupported", message))
-    return tuple(causes)
+    message = (
+        "Forbidden: pod updates may not change fields other than a container's image and "
+        + ", ".join(_POD_MUTABLE)
+    )
+    return (("spec", "FieldValueForbidden", message),)
 
 
 def _fixed(spec: Object) -> Object:

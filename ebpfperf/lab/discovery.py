@@ -150,7 +150,7 @@ def openapi_v3_of(view: View, *, minor: int) -> Object:
             "x-kubernetes-group-version-kind": gvk,
         }
         paths[f"/{_prefix(view)}/{within}{kind.plural}/{{name}}"] = {"patch": operation}
-        known = schema_of(kind.plural, minor) or {"type": "object"}
+        known = schema_of(kind.plural, minor)
         schemas[f"{group or 'core'}.{name}.{kind.kind}"] = {
             **known,
             "x-kubernetes-group-version-kind": [gvk],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ebpfperf.lab.requests import Response, Stream
 from ebpfperf.lab.status import BadRequest
 
 Logs = Callable[[str], Sequence[str]]
@@ -14,6 +15,28 @@ Logs = Callable[[str], Sequence[str]]
 
 FOLLOW_S = 3600.0
 POLL_S = 0.2
+
+
+def answer(
+    read: Callable[[], Sequence[str]],
+    *,
+    tail_lines: int | None,
+    since: float | None,
+    timestamps: bool,
+    stopped: Callable[[], bool] | None,
+) -> Response | Stream:
+    """The log as it is; where ``stopped`` is given, and what comes until then."""
+    lines = read()
+    chosen = select(lines, tail_lines=tail_lines, since=since, timestamps=timestamps)
+    if stopped is None:
+        return Response(_text(chosen), media="text/plain")
+
+    def pieces() -> Iterator[bytes]:
+        yield _text(chosen)
+        for fresh in follow(read, lines, stopped=stopped):
+            yield _text(select(fresh, timestamps=timestamps))
+
+    return Stream(pieces(), media="text/plain")
 
 
 def select(
@@ -89,3 +112,7 @@ def overlap(seen: Sequence[str], now: Sequence[str]) -> int:
         if list(seen[-length:]) == list(now[:length]):
             return length
     return 0
+
+
+def _text(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

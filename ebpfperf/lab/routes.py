@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -25,6 +25,7 @@ from ebpfperf.lab.status import (
     StatusError,
     UnsupportedMediaType,
 )
+from ebpfperf.lab.structural import check
 from ebpfperf.lab.watches import TIMEOUT_S, watch
 
 Object = dict[str, Any]
@@ -35,6 +36,16 @@ _PATCHES = {
     "application/merge-patch+json": "merge",
     "application/strategic-merge-patch+json": "strategic",
     "application/json-patch+json": "json",
+}
+
+
+_DELETE_OPTIONS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "gracePeriodSeconds": {"type": "integer", "minimum": 0},
+        "preconditions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "dryRun": {"type": "array", "items": {"type": "string"}},
+    },
 }
 
 
@@ -272,28 +283,18 @@ class Routes:
     def _log(self, request: Request, target: Target) -> Response | Stream:
         pod = self._store.get("pods", target.name, target.namespace)
         node = podlogs.node_of(pod, request.one("container"))
-        since_s = request.number("sinceSeconds")
-        timestamps = request.is_set("timestamps")
 
         def read() -> list[str]:
             return list(self._logs(node)) if node else []
 
-        lines = read()
-        chosen = podlogs.select(
-            lines,
+        since_s = request.number("sinceSeconds")
+        return podlogs.answer(
+            read,
             tail_lines=request.number("tailLines"),
             since=None if since_s is None else time.time() - since_s,
-            timestamps=timestamps,
+            timestamps=request.is_set("timestamps"),
+            stopped=self._stopped if request.is_set("follow") else None,
         )
-        if not request.is_set("follow"):
-            return Response(_text(chosen), media="text/plain")
-
-        def pieces() -> Iterator[bytes]:
-            yield _text(chosen)
-            for fresh in podlogs.follow(read, lines, stopped=self._stopped):
-                yield _text(podlogs.select(fresh, timestamps=timestamps))
-
-        return Stream(pieces(), media="text/plain")
 
     def _admission(self, request: Request, target: Target) -> Admission:
         wanted = request.one("fieldValidation") or "Warn"
@@ -306,10 +307,6 @@ class Routes:
             field_validation=wanted,
             subresource=target.subresource,
         )
-
-
-def _text(lines: list[str]) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _form(request: Request, target: Target) -> Representation:
@@ -358,11 +355,16 @@ def _body(request: Request, target: Target) -> Object:
 
 
 def _delete_options(request: Request) -> Object:
+    """gracePeriodSeconds, preconditions and dryRun, each of its type."""
     options = request.document() if request.body else {}
     if not isinstance(options, dict):
         raise BadRequest("the body is no DeleteOptions")
     grace = request.number("gracePeriodSeconds")
-    return options if grace is None else {**options, "gracePeriodSeconds": grace}
+    if grace is not None:
+        options["gracePeriodSeconds"] = grace
+    if causes := check(options, _DELETE_OPTIONS):
+        raise BadRequest("; ".join(f"{field}: {message}" for field, _, message in causes))
+    return options
 
 
 def _is_dry(request: Request, options: Object | None = None) -> bool:

@@ -17,6 +17,50 @@ MODES = ["Always", "CrossSubnet", "Never"]
 _STR: Schema = {"type": "string"}
 _BOOL: Schema = {"type": "boolean"}
 _OPEN: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_INT: Schema = {"type": "integer", "minimum": 0}
+_MAP: Schema = {"type": "object", "additionalProperties": _STR}
+
+
+def _open(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    """An object of which only these fields are looked at."""
+    return {**_OPEN, "properties": properties, "required": list(required)}
+
+
+def _array(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+_CONDITIONS = _array(_open(("type", "status"), type=_STR, status=_STR))
+_POD_SPEC = _open(
+    ("containers",),
+    nodeName=_STR,
+    nodeSelector=_MAP,
+    hostNetwork=_BOOL,
+    restartPolicy={"type": "string", "enum": ["Always", "OnFailure", "Never"]},
+    terminationGracePeriodSeconds=_INT,
+    tolerations=_array(_OPEN),
+    containers=_array(_open(("name", "image"), name=_STR, image=_STR)),
+)
+# Kubernetes' own kinds: what the lab's parts rely on, and no more.
+_SPECS = {
+    "pods": _POD_SPEC,
+    "nodes": _open(unschedulable=_BOOL),
+    "daemonsets": _open(template=_open(spec=_open(nodeSelector=_MAP))),
+}
+_STATUSES = {
+    "pods": _open(
+        conditions=_CONDITIONS,
+        podIP=_STR,
+        phase=_STR,
+        containerStatuses=_array(_open(("name",), name=_STR, ready=_BOOL, restartCount=_INT)),
+    ),
+    "nodes": _open(
+        conditions=_CONDITIONS,
+        addresses=_array(_open(("type", "address"), type=_STR, address=_STR)),
+        nodeInfo=_OPEN,
+    ),
+    "namespaces": _open(phase=_STR),
+}
 _RELEASE = re.compile(r"v?3\.(\d+)")
 # (since, name, schema); the modes may be empty, which means Never.
 _POOL_FIELDS: tuple[tuple[int, str, Schema], ...] = (
@@ -41,10 +85,11 @@ def minor_of(release: str | None) -> int:
 
 
 @lru_cache(maxsize=64)
-def schema_of(resource: str, minor: int) -> Schema | None:
-    """Structural schema of the whole object; None where any field is kept unseen.
+def schema_of(resource: str, minor: int) -> Schema:
+    """Structural schema of the whole object, to be read only: it is shared.
 
-    Read it only: it is shared.
+    Calico's kinds lose fields that the release does not have; of Kubernetes' own kinds only what
+    the lab relies on is looked at.
     """
     match resource:
         case "felixconfigurations":
@@ -57,7 +102,9 @@ def schema_of(resource: str, minor: int) -> Schema | None:
             fields = {name: _STR for name in names} | {"datastoreReady": _BOOL}
             spec = {"type": "object", "properties": fields}
         case _:
-            return None
+            spec, status = _SPECS.get(resource, _OPEN), _STATUSES.get(resource, _OPEN)
+            needed = ("spec",) if resource == "pods" else ()
+            return _open(needed, metadata=_OPEN, spec=spec, status=status)
     top = {"apiVersion": _STR, "kind": _STR, "metadata": _OPEN, "spec": spec}
     return {"type": "object", "properties": top}
 

@@ -1,7 +1,7 @@
 """Structural schemas applied: unknown fields pruned, known ones checked. Pure.
 
 Covers what Calico's definitions use: type, properties, required, items, additionalProperties,
-enum, pattern, int-or-string and preserve-unknown-fields.
+enum, pattern, minimum, int-or-string and preserve-unknown-fields.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ def prune(value: Any, schema: Schema, path: str = "") -> tuple[Any, tuple[str, .
     if isinstance(value, list) and "items" in schema:
         pairs = [prune(v, schema["items"], f"{path}[{i}]") for i, v in enumerate(value)]
         return [v for v, _ in pairs], tuple(name for _, names in pairs for name in names)
-    if not isinstance(value, dict) or schema.get("x-kubernetes-preserve-unknown-fields"):
+    if not isinstance(value, dict) or "properties" not in schema:
         return value, ()
-    if "properties" not in schema:
-        return value, ()
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields", False)
     kept: dict[str, Any] = {}
     gone: list[str] = []
     for key, child in value.items():
         place = f"{path}.{key}" if path else key
         known = schema["properties"].get(key)
-        if known is None:
+        if known is not None:
+            if child is not None:
+                kept[key], below = prune(child, known, place)
+                gone += below
+        elif open_ended:
+            kept[key] = child
+        else:
             gone.append(place)
-        elif child is not None:
-            kept[key], below = prune(child, known, place)
-            gone += below
     return kept, tuple(gone)
 
 
@@ -63,6 +65,9 @@ def check(value: Any, schema: Schema, path: str = "") -> tuple[Cause, ...]:
         causes.append((path, "FieldValueNotSupported", message))
     if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
         message = f"Invalid value: \"{value}\": {path} in body should match '{schema['pattern']}'"
+        causes.append((path, "FieldValueInvalid", message))
+    if "minimum" in schema and value < schema["minimum"]:
+        message = f"Invalid value: {value}: must be greater than or equal to {schema['minimum']}"
         causes.append((path, "FieldValueInvalid", message))
     if isinstance(value, list):
         for index, child in enumerate(value):
