@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from ebpfperf.calico.releases import full_version, minor
@@ -137,6 +138,11 @@ def _node(node: LabNode) -> dict[str, Any]:
                 "osImage": "ebpfperf lab",
                 "kubeletVersion": "v1.30.0",
                 "containerRuntimeVersion": "lab://1",
+                "kubeProxyVersion": "",
+                # The kernel's own: nodes that share a kernel show it.
+                "bootID": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                "machineID": "",
+                "systemUUID": "",
             },
         },
     }
