@@ -283,6 +283,9 @@ class Routes:
     def _log(self, request: Request, target: Target) -> Response | Stream:
         pod = self._store.get("pods", target.name, target.namespace)
         node = podlogs.node_of(pod, request.one("container"))
+        if node is not None:
+            # A pod can name a node that is not there; then nobody keeps its log.
+            self._store.get("nodes", node)
 
         def read() -> list[str]:
             return list(self._logs(node)) if node else []

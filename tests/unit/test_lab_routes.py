@@ -14,7 +14,15 @@ from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.requests import Request, Response, Stream
 from ebpfperf.lab.resources import RESOURCES
 from ebpfperf.lab.routes import Routes
-from ebpfperf.lab.status import Conflict, Gone, Invalid, StatusError
+from ebpfperf.lab.status import (
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    StatusError,
+)
 
 KEYS = st.sampled_from(
     [
@@ -199,3 +207,19 @@ def test_a_delete_honours_its_preconditions(routes: Routes) -> None:
     assert ask(routes, "DELETE", path, {"dryRun": ["All"]})["status"] == "Success"
     done = ask(routes, "DELETE", path)
     assert (done["kind"], done["details"]["kind"]) == ("Status", "ippools")
+
+
+def test_the_log_of_a_pod_on_a_node_that_is_not_there_is_not_found(routes: Routes) -> None:
+    labels = {"k8s-app": "calico-node"}
+    spec = {"nodeName": "ghost", "containers": [{"name": "c", "image": "i"}]}
+    body = {"metadata": {"name": "p", "labels": labels}, "spec": spec}
+    ask(routes, "POST", "/api/v1/namespaces/default/pods", body)
+    with pytest.raises(NotFound, match="ghost"):
+        ask(routes, "GET", "/api/v1/namespaces/default/pods/p/log")
+
+
+def test_the_namespaces_every_cluster_has_stay(routes: Routes) -> None:
+    with pytest.raises(Forbidden):
+        ask(routes, "DELETE", "/api/v1/namespaces/default")
+    with pytest.raises(MethodNotAllowed):
+        ask(routes, "DELETE", "/api/v1/namespaces")
