@@ -64,7 +64,7 @@ def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
             Fact(node, "kernel_release", "6.18.0"),
             Fact(node, "cpus", "2"),
             Fact(node, "nic_mtu", "1500", "bytes"),
-            Fact(node, "ipip_driver", "tc-BPF stand-in: this kernel has no ipip"),
+            Fact(node, "tunl0_kind", "veth"),
             Fact(node, "calico_release", "v3.26.1"),
             Fact(node, "perf_version", "UNKNOWN: not installed"),
         ]

@@ -33,7 +33,10 @@ MEASURE = {
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
     "probes", "runner", "progress",
 }  # fmt: skip
-ANALYSE = {"stats", "compare", "capacity", "charts", "tables", "findings", "report", "page"}
+ANALYSE = {
+    "stats", "compare", "capacity", "chart", "charts", "distributions", "tables", "findings",
+    "report", "page", "export",
+}  # fmt: skip
 TOP = {"__init__", "cli", "lab"}
 
 NEVER_IN_MEASURE = {"matplotlib", "papermill", "scipy", "nbconvert"}

@@ -1,0 +1,205 @@
+"""Frames to charts: effects as a forest, every trial beside its summary, the course over blocks.
+
+Raw trials are drawn beside every summary, and intervals always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from ebpfperf import metrics, stats, tables
+from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, baseline_first, label_ends, looks, tidy
+from ebpfperf.model import Campaign, Status
+
+
+def forest(
+    effects: pd.DataFrame,
+    campaign: Campaign,
+    *,
+    names: Sequence[str] = metrics.HEADLINE,
+    title: str = "",
+) -> Chart:
+    """Every effect of the metrics in ``names`` as a point and interval, the margin shaded."""
+    style = looks(campaign)
+    kept = effects[effects["metric"].isin(names) & effects["ratio"].notna()]
+    ranked = kept.assign(rank=kept["metric"].map({name: i for i, name in enumerate(names)}))
+    rows = ranked.sort_values("rank", kind="stable").to_dict("records")
+    lines = sum(1 for _ in rows) + len({row["metric"] for row in rows})
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.27 * max(3, lines)), layout="constrained")
+    axes = figure.subplots()
+    tidy(axes)
+    margin = 1 + campaign.margin_pct / 100
+    axes.axvspan(100 * (1 / margin - 1), campaign.margin_pct, color="#E9E9E9", zorder=0)
+    axes.axvline(0, color=FAINT, linewidth=1)
+    labels: list[str] = []
+    heads: list[int] = []
+    for row in rows:
+        entry, look = metrics.metric(str(row["metric"])), style[str(row["treatment"])]
+        head = f"{entry.label} ({entry.better.value} is better)"
+        if head not in labels:
+            heads.append(len(labels))
+            labels.append(head)
+        place, middle = len(labels), 100 * (row["ratio"] - 1)
+        if not math.isnan(row["low"]):
+            ends = [100 * (row["low"] - 1), 100 * (row["high"] - 1)]
+            axes.plot(ends, [place, place], color=look.colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(middle, place, look.marker, color=look.colour, markersize=7)
+        axes.annotate(
+            f"{tables.percent(row['ratio'])}  {row['verdict']}",
+            (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9,
+        )  # fmt: skip
+        labels.append(f"{row['flow']} · {row['treatment']}")
+    axes.set_yticks(range(len(labels)), labels)
+    for place in heads:
+        axes.get_yticklabels()[place].set_fontweight("bold")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(f"Change against {campaign.baseline}, percent (grey: within the margin)")
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed))
+    frame = pd.DataFrame(
+        [
+            {
+                "metric": metrics.metric(str(row["metric"])).label,
+                "flow": row["flow"],
+                "treatment": row["treatment"],
+                "change_pct": 100 * (row["ratio"] - 1),
+                "low_pct": 100 * (row["low"] - 1),
+                "high_pct": 100 * (row["high"] - 1),
+                "verdict": row["verdict"],
+            }
+            for row in rows
+        ]
+    )
+    said = "; ".join(
+        f"{metrics.metric(str(row['metric'])).label} {row['flow']} {row['treatment']} "
+        f"{tables.percent(row['ratio'])} ({tables.interval(row['low'], row['high'])}), "
+        f"{row['verdict']}"
+        for row in rows
+    )
+    heading = title or f"Effects against {campaign.baseline}"
+    return Chart(figure, heading, f"{heading}, with intervals: {said or 'none yet'}.", frame)
+
+
+def comparison(
+    trials: pd.DataFrame, effects: pd.DataFrame, campaign: Campaign, *, metric: str
+) -> Chart:
+    """Every trial's value by treatment, baseline leftmost, with centre and interval beside them.
+
+    Trials of a treatment stand from left to right in the order of their blocks. The interval is
+    that of one treatment's centre and includes the drift of the blocks; the paired comparison,
+    which does not, is in the effects.
+    """
+    entry, style = metrics.metric(metric), looks(campaign)
+    usable = trials[trials["status"].eq(Status.OK.value) & trials[metric].gt(0)]
+    flows = [flow for flow in campaign.flows if usable["flow"].eq(flow.name).any()]
+    names = baseline_first(campaign)
+    width = min(WIDTH_IN, 1.2 + 3.2 * max(1, len(flows)))
+    figure = Figure(figsize=(width, 3.2), layout="constrained")
+    panels = figure.subplots(1, max(1, len(flows)), squeeze=False)[0]
+    shown = []
+    for axes, flow in zip(panels, flows, strict=True):
+        tidy(axes)
+        for place, name in enumerate(names):
+            ours = usable[usable["flow"].eq(flow.name) & usable["treatment"].eq(name)]
+            values = ours.sort_values("block")[metric].to_numpy(dtype=float) / entry.per_axis_unit
+            if not values.size:
+                continue
+            look = style[name]
+            spread = np.linspace(-0.3, 0.1, values.size) if values.size > 1 else np.zeros(1)
+            axes.plot(
+                place + spread, values, look.marker, color=look.colour, alpha=0.55, markersize=5
+            )
+            centre, low, high = _centre(values, level=campaign.level)
+            axes.errorbar(
+                place + 0.27, centre, yerr=[[centre - low], [high - centre]],
+                fmt=look.marker, color=look.colour, capsize=4, markersize=7, linewidth=2,
+            )  # fmt: skip
+            shown.append((flow.name, name, centre, low, high, values.size))
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.4)
+        axes.set_title(f"{flow.name} ({flow.path.value})", fontsize=10, loc="left")
+    if flows:
+        panels[0].set_ylabel(f"{entry.label}, {entry.axis}")
+    columns = ["flow", "treatment", f"centre, {entry.axis}", "low", "high", "trials"]
+    frame = pd.DataFrame(shown, columns=columns)
+    title = f"{entry.label}, {entry.better.value} is better: every trial, centre and interval"
+    return Chart(figure, title, f"{title}. {_said(effects, metric)}", frame)
+
+
+def comparisons(
+    trials: pd.DataFrame, effects: pd.DataFrame, campaign: Campaign
+) -> tuple[Chart, ...]:
+    """One comparison for each headline metric that was measured."""
+    measured = set(effects["metric"])
+    return tuple(
+        comparison(trials, effects, campaign, metric=name)
+        for name in metrics.HEADLINE
+        if name in measured
+    )
+
+
+def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
+    """The metric by block, one line a treatment: what the machine did over the campaign."""
+    entry, style = metrics.metric(metric), looks(campaign)
+    usable = trials[trials["status"].eq(Status.OK.value) & trials[metric].gt(0)]
+    flows = [flow.name for flow in campaign.flows if usable["flow"].eq(flow.name).any()]
+    figure = Figure(figsize=(WIDTH_IN, 0.5 + 2.0 * max(1, len(flows))), layout="constrained")
+    panels = figure.subplots(max(1, len(flows)), 1, squeeze=False, sharex=True)[:, 0]
+    spreads = []
+    for axes, flow in zip(panels, flows, strict=True):
+        tidy(axes)
+        ends = []
+        for name in baseline_first(campaign):
+            ours = usable[usable["flow"].eq(flow) & usable["treatment"].eq(name)]
+            ours = ours.sort_values("block")
+            values = ours[metric].to_numpy(dtype=float) / entry.per_axis_unit
+            if values.size:
+                look = style[name]
+                axes.plot(
+                    ours["block"], values, look.line, marker=look.marker, color=look.colour,
+                    linewidth=1.4, markersize=5,
+                )  # fmt: skip
+                ends.append((float(ours["block"].max()), float(values[-1]), name))
+                spreads.append((flow, name, stats.spread_pct(values), values.size))
+        label_ends(axes, ends, style)
+        axes.set_title(flow, fontsize=10, loc="left")
+        axes.set_ylabel(entry.axis)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    panels[-1].set_xlabel("Block, in the order in which they ran")
+    frame = pd.DataFrame(spreads, columns=["flow", "treatment", "spread_pct", "trials"])
+    title = f"{entry.label} by block"
+    said = "; ".join(f"{flow} {name} {pct:.1f} %" for flow, name, pct, _ in spreads)
+    return Chart(
+        figure, title, f"{title}. Standard deviation over the mean, between blocks: {said}.", frame
+    )
+
+
+def _signed(value: float, _place: object) -> str:
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
+def _centre(values: stats.Floats, *, level: float) -> tuple[float, float, float]:
+    """Centre and interval of positive values, by their logarithms; the range where n is too few."""
+    logs = np.log(values)
+    found = stats.signed_rank_interval(logs, level=level)
+    if found is None:
+        return math.exp(stats.hodges_lehmann(logs)), float(values.min()), float(values.max())
+    return math.exp(found.estimate), math.exp(found.low), math.exp(found.high)
+
+
+def _said(effects: pd.DataFrame, metric: str) -> str:
+    rows = effects[effects["metric"].eq(metric)].to_dict("records")
+    entry = metrics.metric(metric)
+    return "; ".join(
+        f"{row['flow']}: {row['treatment']} {entry.show(row['value'])} against {row['baseline']} "
+        f"{entry.show(row['baseline_value'])}, {tables.percent(row['ratio'])} "
+        f"({tables.interval(row['low'], row['high'])}), {row['verdict']}"
+        for row in rows
+    )

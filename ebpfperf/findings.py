@@ -1,0 +1,169 @@
+"""Effects and facts to sentences: what was found, and whether to believe it.
+
+A reader who sees only this must not be misled: every number comes with its interval and verdict,
+and what the cluster was (an emulation, one shared kernel, a stand-in for a driver) is said first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from ebpfperf import compare, metrics, tables
+from ebpfperf.model import Campaign, Status
+
+LAB_PREFIX = "lab.ebpfperf/"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Sentences that show as a list; ``kind`` names their look in a report.
+
+    Attributes
+    ----------
+    kind
+        ``notice`` (mind this before reading on), ``headline`` or ``plain``.
+    """
+
+    items: tuple[str, ...]
+    kind: str = "plain"
+
+    def _repr_html_(self) -> str:
+        if not self.items:
+            return ""
+        body = "".join(f"<li>{escape(item)}</li>" for item in self.items)
+        return f'<ul class="{self.kind}">{body}</ul>'
+
+    def __str__(self) -> str:
+        return "\n".join(self.items)
+
+
+def emulated(facts: pd.DataFrame) -> bool:
+    """Whether any fact says that the cluster was the embedded lab."""
+    return bool(facts["name"].str.contains(LAB_PREFIX, regex=False).any())
+
+
+def notice(facts: pd.DataFrame) -> Sentences:
+    """What must be known before any number is read; empty for a cluster of real machines."""
+    said = []
+    if emulated(facts):
+        said.append(
+            "Lab: these numbers come from an embedded emulation of a Calico cluster on one "
+            "machine. It is not Calico. They compare what encapsulation costs on that kernel; they "
+            "do not predict a real cluster."
+        )
+    if compare.shared_kernel(facts):
+        said.append(
+            "The nodes share one kernel and its cores (same boot_id): sender and receiver compete "
+            "for CPU, so read ratios between treatments, not absolute rates."
+        )
+    kinds = [kind for kind in _values(facts, "tunl0_kind") if kind != "ipip"]
+    if kinds:
+        said.append(
+            f"IPIP was not carried by the kernel's ipip driver (tunl0 is of kind "
+            f"{', '.join(kinds)}) but by a stand-in that puts the same protocol-4 packets on the "
+            "wire: its CPU cost is the stand-in's."
+        )
+    return Sentences(tuple(said), "notice")
+
+
+def headlines(effects: pd.DataFrame, campaign: Campaign) -> Sentences:
+    """One sentence per headline metric and flow between pods, with interval and verdict."""
+    found = []
+    for name in metrics.HEADLINE:
+        for flow in campaign.flows:
+            rows = effects[effects["metric"].eq(name) & effects["flow"].eq(flow.name)]
+            if len(rows) and (flow.path.value != "host-host" or _only_hosts(campaign)):
+                found.append(_headline(rows, campaign))
+    return Sentences(tuple(found) or ("No trial has given a number to compare yet.",), "headline")
+
+
+def _only_hosts(campaign: Campaign) -> bool:
+    return all(flow.path.value == "host-host" for flow in campaign.flows)
+
+
+def _headline(rows: pd.DataFrame, campaign: Campaign) -> str:
+    records = rows.to_dict("records")
+    first = records[0]
+    entry = metrics.metric(str(first["metric"]))
+    parts = [_change(row) for row in records]
+    return (
+        f"{entry.label} ({first['flow']}, {first['path']}), {entry.better.value} is better, "
+        f"{entry.show(first['baseline_value'])} with {campaign.baseline}: " + "; ".join(parts) + "."
+    )
+
+
+def _change(row: Mapping[Hashable, Any]) -> str:
+    if row["verdict"] == "void":
+        return f"{row['treatment']} has no verdict ({row['reason']})"
+    words = (
+        f"{row['treatment']} {tables.percent(row['ratio'])} "
+        f"({tables.interval(row['low'], row['high'])}): {tables.verdict(row)}"
+    )
+    if row["verdict"] in ("undecided", "equivalent"):
+        words += f", a change of {row['detectable_pct']:.1f} % would have been seen"
+    return words
+
+
+def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
+    """Whether to believe it: trials and blocks against the plan, failures, warnings, conditions."""
+    planned = campaign.blocks * len(campaign.treatments) * len(campaign.flows)
+    ok = trials[trials["status"].eq(Status.OK.value)]
+    complete = ok.groupby("block").size().eq(len(campaign.treatments) * len(campaign.flows)).sum()
+    said = [
+        f"{len(ok)} of {planned} planned trials are good; {complete} of {campaign.blocks} blocks "
+        f"are complete ({compare.FEWEST_BLOCKS} are the fewest for a verdict).",
+        f"Intervals are at least {campaign.level:.0%} for each comparison alone; with many "
+        "comparisons some will miss by chance.",
+    ]
+    bad = trials[trials["status"].ne(Status.OK.value)]
+    causes = bad["reason"].str.split(":").str[0].value_counts()
+    said += [f"{count} trial(s) failed: {cause or 'no reason'}." for cause, count in causes.items()]
+    said += _warned(trials)
+    said += _underlay(trials, campaign)
+    return Sentences(tuple(said))
+
+
+def _warned(trials: pd.DataFrame) -> list[str]:
+    texts = trials["warnings"].str.split("; ").explode()
+    counts = texts[texts.ne("")].value_counts()
+    return [f"{text} ({count} of {len(trials)} trials)." for text, count in counts.items()]
+
+
+def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
+    """What the path that no overlay touches shows: any difference there is noise or drift."""
+    hosts = {flow.name for flow in campaign.flows if flow.path.value == "host-host"}
+    if not hosts:
+        return ["No host-host flow was driven: what the underlay itself carries is not known."]
+    effects = compare.effects(trials, campaign)
+    rows = effects[effects["flow"].isin(hosts) & effects["metric"].eq("received_bits_per_s")]
+    off = [
+        f"{row['treatment']} {tables.percent(row['ratio'])} "
+        f"({tables.interval(row['low'], row['high'])})"
+        for row in rows.to_dict("records")
+        if row["verdict"] in ("better", "worse")
+    ]
+    if off:
+        return [
+            "Between hosts, where no overlay is in the way, treatments differ all the same: "
+            + "; ".join(off)
+            + ". Differences of that size between pods prove nothing."
+        ]
+    return ["Between hosts, where no overlay is in the way, no difference was established."]
+
+
+def conditions(facts: pd.DataFrame) -> Sentences:
+    """The annotations by which a lab says what it is; empty for a cluster of real machines."""
+    told = facts[facts["name"].str.contains(LAB_PREFIX, regex=False)]
+    pairs = told.assign(key=told["name"].str.split(LAB_PREFIX, regex=False).str[-1])
+    unique = pairs.drop_duplicates(["key", "value"])
+    return Sentences(tuple(f"{row.key}: {row.value}" for row in unique.itertuples()), "notice")
+
+
+def _values(facts: pd.DataFrame, name: str) -> Iterable[str]:
+    rows = facts[facts["name"].eq(name) & ~facts["value"].str.startswith("UNKNOWN")]
+    return sorted(set(rows["value"]))

@@ -1,0 +1,205 @@
+"""Frames to accessible HTML tables: a caption, scoped headers, figures aligned, little style.
+
+Great Tables was tried and not taken: it writes 9 kB of style into every table, and the same ids
+into each, so that on a page with two tables the cells point at the headers of the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from ebpfperf import metrics, units
+from ebpfperf.model import Campaign, Flow
+
+# Enough for a notebook's own page; the report's style sheet adds colours and stripes.
+_INLINE = "border-collapse:collapse;text-align:left;font-variant-numeric:tabular-nums"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A frame of text as it is shown: the first column heads each row.
+
+    Attributes
+    ----------
+    frame
+        What is shown, already formatted.
+    numeric
+        Columns aligned right.
+    """
+
+    caption: str
+    frame: pd.DataFrame
+    numeric: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        head = "".join(
+            f'<th scope="col"{self._align(name)}>{escape(str(name))}</th>' for name in self.frame
+        )
+        body = "\n".join(self._row(row) for row in self.frame.itertuples(index=False, name=None))
+        return (
+            f'<div class="table"><table style="{_INLINE}">'
+            f"<caption>{escape(self.caption)}</caption>\n"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.caption}\n{self.frame.to_string(index=False)}"
+
+    def _align(self, name: object) -> str:
+        return ' style="text-align:right"' if name in self.numeric else ""
+
+    def _row(self, values: Sequence[object]) -> str:
+        cells = []
+        for position, (name, value) in enumerate(zip(self.frame.columns, values, strict=True)):
+            text = escape(str(value))
+            if position == 0:
+                cells.append(f'<th scope="row">{text}</th>')
+            elif name == "verdict":
+                cells.append(f'<td class="verdict {escape(text.split(" ")[0])}">{text}</td>')
+            else:
+                cells.append(f"<td{self._align(name)}>{text}</td>")
+        return f"<tr>{''.join(cells)}</tr>"
+
+
+def percent(ratio: float) -> str:
+    """``"−4.2 %"`` for 0.958 (with a true minus sign); an en dash for NaN."""
+    if pd.isna(ratio):
+        return "–"
+    return units.ratio_pct(ratio).replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """``"−5.1 to −3.0 %"``; an en dash where there is none."""
+    if pd.isna(low) or pd.isna(high):
+        return "–"
+    return f"{percent(low).removesuffix(' %')} to {percent(high)}"
+
+
+def verdict(row: Mapping[Hashable, Any]) -> str:
+    """``"worse, beyond the margin"``, or ``"void: too few blocks: 4 of 6"``."""
+    if row["verdict"] == "void":
+        return f"void: {row['reason']}"
+    return f"{row['verdict']}, {row['size']}" if row["size"] else str(row["verdict"])
+
+
+def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str | None = None) -> Table:
+    """The effects as a reader wants them: change, interval, verdict, and what could be detected."""
+    kept = found if metric is None else found[found["metric"].eq(metric)]
+    rows = []
+    for row in kept.to_dict("records"):
+        entry = metrics.metric(str(row["metric"]))
+        rows.append(
+            {
+                "metric": entry.label,
+                "flow": row["flow"],
+                "treatment": row["treatment"],
+                row["baseline"]: entry.show(row["baseline_value"]),
+                "measured": entry.show(row["value"]),
+                "change": percent(row["ratio"]),
+                "interval": interval(row["low"], row["high"]),
+                "blocks": f"{row['n_blocks']} of {row['planned_blocks']}",
+                "verdict": verdict(row),
+                "detectable": units.ratio_pct(1 + row["detectable_pct"] / 100).replace("+", "±")
+                if pd.notna(row["detectable_pct"])
+                else "–",
+                "mind": row["warnings"],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if metric is not None and not frame.empty:
+        frame = frame.drop(columns="metric")
+    label = "All metrics" if metric is None else metrics.metric(metric).label
+    baseline = campaign.baseline
+    return Table(
+        f"{label}: each treatment against {baseline} (margin ±{campaign.margin_pct:g} %)",
+        frame,
+        numeric=(baseline, "measured", "change", "interval", "blocks", "detectable"),
+    )
+
+
+def treatments(campaign: Campaign) -> Table:
+    """What each treatment sets, the baseline marked."""
+    rows = [
+        {
+            "treatment": treatment.name
+            + (" (baseline)" if treatment.name == campaign.baseline else ""),
+            "overlay mode": treatment.overlay.value,
+            "scope": treatment.scope.value,
+            "Felix fields": ", ".join(
+                f"{name}: {'unset' if value is None else json.dumps(value)}"
+                for name, value in treatment.felix
+            )
+            or "as found",
+            "dataplane": treatment.dataplane.value if treatment.dataplane else "as found",
+        }
+        for treatment in campaign.treatments
+    ]
+    return Table("Treatments", pd.DataFrame(rows))
+
+
+def flows(campaign: Campaign) -> Table:
+    """What traffic each flow is."""
+    rows = [
+        {
+            "flow": flow.name,
+            "path": flow.path.value,
+            "load": flow.load,
+            "direction": flow.direction.value,
+            "streams": flow.streams,
+            "measured": units.duration_s(flow.duration_s),
+            "warm-up": units.duration_s(flow.omit_s),
+            "details": _details(flow),
+        }
+        for flow in campaign.flows
+    ]
+    return Table("Flows", pd.DataFrame(rows), numeric=("streams", "measured", "warm-up"))
+
+
+def _details(flow: Flow) -> str:
+    said = [flow.transport] if flow.load == "request-response" else []
+    if flow.message_bytes is not None:
+        said.append(f"{flow.message_bytes} bytes a message")
+    if flow.rate_bits_per_s is not None:
+        said.append(f"paced at {units.bits_per_s(flow.rate_bits_per_s)}")
+    if flow.congestion is not None:
+        said.append(flow.congestion)
+    if flow.mss_bytes is not None:
+        said.append(f"MSS {flow.mss_bytes} bytes")
+    return ", ".join(said)
+
+
+def facts(frame: pd.DataFrame) -> Table:
+    """Facts by name, one column per node; a fact of the cluster stands under ``cluster``."""
+    of_nodes = frame[frame["trial_id"].isna()] if "trial_id" in frame else frame
+    # str: a fact of the whole cluster carries no node.
+    named = of_nodes.assign(
+        node=of_nodes["node"].astype("str").replace("", "cluster"),
+        shown=(of_nodes["value"] + " " + of_nodes["unit"].fillna("")).str.strip(),
+    )
+    wide = named.pivot_table(index="name", columns="node", values="shown", aggfunc="last")
+    wide = wide.fillna("").reset_index().rename(columns={"name": "fact"})
+    wide.columns.name = None
+    return Table("What the nodes were while measuring", wide.astype("str"))
+
+
+def order(trials: pd.DataFrame) -> Table:
+    """Every trial in the order in which it ran, with its status."""
+    ran = trials.sort_values("order")
+    frame = pd.DataFrame(
+        {
+            "trial": ran["trial_id"],
+            "block": ran["block"],
+            "treatment": ran["treatment"],
+            "flow": ran["flow"],
+            "started (UTC)": ran["start_utc"].dt.strftime("%Y-%m-%d %H:%M:%S"),
+            "status": ran["status"],
+            "reason": ran["reason"],
+        }
+    )
+    return Table("Trials in the order in which they ran", frame, numeric=("block",))
