@@ -86,12 +86,6 @@ def looks(campaign: Campaign) -> dict[str, Look]:
     return found
 
 
-def baseline_first(campaign: Campaign) -> list[str]:
-    """Names of the treatments, the baseline first, the others as in the campaign file."""
-    others = [one.name for one in campaign.treatments if one.name != campaign.baseline]
-    return [campaign.baseline, *others]
-
-
 def tidy(axes: Axes) -> None:
     """Take away what a chart does not need, and set a quiet grid."""
     axes.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,8 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from ebpfperf import metrics, stats, tables
-from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, baseline_first, label_ends, looks, tidy
+from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, label_ends, looks, tidy
+from ebpfperf.compare import baseline_first
 from ebpfperf.model import Campaign, Status
 
 

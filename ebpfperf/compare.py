@@ -99,6 +99,12 @@ def effects(
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
+def baseline_first(campaign: Campaign) -> list[str]:
+    """Names of the treatments, the baseline first, the others as in the campaign file."""
+    others = [one.name for one in campaign.treatments if one.name != campaign.baseline]
+    return [campaign.baseline, *others]
+
+
 def shared_kernel(facts: pd.DataFrame) -> bool:
     """Whether two nodes have shown the same boot_id: they share kernel and cores."""
     boots = facts.loc[facts["name"].eq("boot_id") & ~facts["value"].str.startswith("UNKNOWN")]

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ebpfperf import stats
-from ebpfperf.chart import WIDTH_IN, Chart, Look, baseline_first, looks, tidy
+from ebpfperf.chart import WIDTH_IN, Chart, Look, looks, tidy
+from ebpfperf.compare import baseline_first
 from ebpfperf.model import Campaign, Status
 from ebpfperf.units import NS_PER_US
 

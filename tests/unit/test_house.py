@@ -35,7 +35,7 @@ MEASURE = {
 }  # fmt: skip
 ANALYSE = {
     "stats", "compare", "capacity", "chart", "charts", "distributions", "tables", "findings",
-    "report", "page", "export",
+    "report", "page", "export", "templates",
 }  # fmt: skip
 TOP = {"__init__", "cli", "lab"}
 
