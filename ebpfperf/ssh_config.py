@@ -1,31 +1,49 @@
-"""From a host alias to a logged-in connection, by the rules of ssh_config(5)."""
+"""What ssh_config(5) says of a host alias. Reads files, opens nothing."""
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import socket
+import glob
+import io
+import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
-import stamina
 
-from ebpfperf.errors import ConnectError, HostKeyError
+from ebpfperf.errors import ConnectError
 
-_KEEPALIVE_S = 15
+_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_USER_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
+_SYSTEM_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
+_INCLUDE = re.compile(r"\s*include\s*[= ]\s*(?P<patterns>.+)", re.IGNORECASE)
+_HEADER = re.compile(r"\s*(host|match)\b", re.IGNORECASE)
+_HOP = re.compile(
+    r"(ssh://)?((?P<user>[^@]+)@)?(?P<alias>\[[^]]+\]|[^:@/]+|[^@/]*:[^@/]*:[^@/]*)"
+    r"(:(?P<port>\d+))?/?"
+)
+# paramiko takes off the outer quotes of a value, and with them the bounds of names with spaces.
+_QUOTED = re.compile(r"(?P<key>\s*(user|global)knownhostsfile\s*[= ]\s*)(?P<value>\".*\")\s*", re.I)
+_INCLUDE_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What ssh_config says of one host alias.
+    """What is said of one host alias.
 
     Attributes
     ----------
+    known_hosts
+        Files that hold host keys, the user's first; those that do not exist included.
     key_name
-        The name under which the host key stands in the known_hosts files.
+        The name under which the host key stands there: ``host``, ``[host]:port`` or the
+        HostKeyAlias.
     jumps
-        Host aliases to go through, first hop first.
+        Hosts to go through, first hop first: ``[user@]alias[:port]``.
+    connect_timeout_s, keepalive_s
+        None where nothing is said.
     """
 
     alias: str
@@ -36,145 +54,100 @@ class Login:
     identities_only: bool
     known_hosts: tuple[Path, ...]
     key_name: str
-    jumps: tuple[str, ...]
-    proxy_command: str | None
+    jumps: tuple[str, ...] = ()
+    proxy_command: str | None = None
+    connect_timeout_s: float | None = None
+    keepalive_s: int | None = None
+
+    @property
+    def where(self) -> str:
+        """Alias and what it stands for, for messages."""
+        return f"{self.alias} ({self.user}@{self.hostname} port {self.port})"
 
 
-def resolve(alias: str, config_path: Path | None) -> Login:
-    """What ssh_config (default ``~/.ssh/config``) says of ``alias``.
+def resolve(spec: str, config_path: Path | None) -> Login:
+    """The login for ``[user@]alias[:port]``.
+
+    Parameters
+    ----------
+    config_path
+        Read alone when given; None: ``~/.ssh/config``, then ``/etc/ssh/ssh_config``.
 
     Raises
     ------
     ConnectError
-        The file named does not exist or cannot be read.
+        The file named does not exist, cannot be read or makes no sense.
     """
-    path = config_path or Path.home() / ".ssh" / "config"
+    hop = _HOP.fullmatch(spec)
+    if hop is None:
+        raise ConnectError(f"{spec!r} names no SSH host.", "Write [user@]host[:port].", node=spec)
+    alias = hop["alias"].strip("[]")
+    paths = [config_path] if config_path else [Path.home() / ".ssh" / "config", _SYSTEM_CONFIG]
     try:
-        config = paramiko.SSHConfig.from_path(str(path))
-    except FileNotFoundError:
-        if config_path is not None:
-            raise ConnectError(
-                f"The SSH configuration {path} does not exist.",
-                "Give an existing file, or none for ~/.ssh/config.",
-                node=alias,
-            ) from None
         config = paramiko.SSHConfig()
-    except (OSError, paramiko.ConfigParseError) as error:
+        for path in paths:
+            if config_path or path.is_file():
+                config.parse(io.StringIO("\n".join(_lines(path, depth=0))))
+        return _login(alias, config.lookup(alias), user=hop["user"], port=hop["port"])
+    except FileNotFoundError as error:
         raise ConnectError(
-            f"The SSH configuration {path} cannot be read: {error}.", "Mend it.", node=alias
+            f"The SSH configuration {error.filename} does not exist.",
+            "Give an existing file, or none for ~/.ssh/config.",
+            node=alias,
         ) from error
-    found = config.lookup(alias)
-    port = int(found.get("port", 22))
+    # ImportError: `Match exec` needs a package that the kit does not ask for.
+    except (OSError, ValueError, ImportError, paramiko.SSHException) as error:
+        raise ConnectError(
+            f"The SSH configuration {paths[0]} cannot be used: {error}.",
+            "Mend it, or give a smaller one with ssh_config.",
+            node=alias,
+        ) from error
+
+
+def _login(
+    alias: str, found: paramiko.SSHConfigDict, *, user: str | None, port: str | None
+) -> Login:
+    number = int(port or found.get("port") or 22)
     hostname = found.get("hostname", alias)
-    default_hosts = "~/.ssh/known_hosts /etc/ssh/ssh_known_hosts"
-    files = (
-        f"{found.get('userknownhostsfile', default_hosts)} {found.get('globalknownhostsfile', '')}"
-    )
-    jump = found.get("proxyjump", "")
+    name = hostname if number == 22 else f"[{hostname}]:{number}"
+    jump = found.get("proxyjump") or ""
+    user_hosts = shlex.split(found.get("userknownhostsfile", _USER_HOSTS))
+    system_hosts = shlex.split(found.get("globalknownhostsfile", _SYSTEM_HOSTS))
+    connect_timeout = found.get("connecttimeout", "none")
+    identities = [p for p in found.get("identityfile", []) if p.lower() != "none"]
     return Login(
         alias=alias,
         hostname=hostname,
-        port=port,
-        user=found.get("user", getpass.getuser()),
-        identities=tuple(Path(p).expanduser() for p in found.get("identityfile", [])),
+        port=number,
+        user=user or found.get("user") or getpass.getuser(),
+        identities=tuple(Path(p).expanduser() for p in identities),
         identities_only=found.get("identitiesonly", "no").lower() == "yes",
-        known_hosts=tuple(Path(p.strip('"')).expanduser() for p in files.split()),
-        key_name=found.get("hostkeyalias", hostname if port == 22 else f"[{hostname}]:{port}"),
-        jumps=tuple(j for j in jump.split(",") if j and j != "none"),
+        known_hosts=tuple(
+            Path(p).expanduser() for p in user_hosts + system_hosts if p.lower() != "none"
+        ),
+        key_name=found.get("hostkeyalias", name),
+        jumps=tuple(j.strip() for j in jump.split(",") if j.strip().lower() not in ("", "none")),
         proxy_command=found.get("proxycommand"),
+        connect_timeout_s=None if connect_timeout == "none" else float(connect_timeout),
+        keepalive_s=int(found.get("serveraliveinterval") or 0) or None,
     )
 
 
-def open_client(alias: str, *, config_path: Path | None, timeout_s: float) -> paramiko.SSHClient:
-    """A logged-in client for ``alias``; only the TCP connection is retried, never the login.
-
-    Raises
-    ------
-    HostKeyError
-        The host key is unknown or differs from the recorded one.
-    ConnectError
-        Name, network, login or configuration refuses.
-    """
-    login = resolve(alias, config_path)
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    for path in login.known_hosts:
-        if path.is_file():
-            client.load_host_keys(str(path))
-    where = f"{alias} ({login.user}@{login.hostname} port {login.port})"
-    hosts_file = login.known_hosts[0] if login.known_hosts else "known_hosts"
-    try:
-        channel = _reach(login, config_path=config_path, timeout_s=timeout_s)
-        client.connect(
-            login.key_name.removeprefix("[").partition("]")[0],
-            port=login.port if login.key_name.startswith("[") else 22,
-            username=login.user,
-            key_filename=[str(p) for p in login.identities if p.is_file()] or None,
-            allow_agent=not login.identities_only,
-            look_for_keys=not login.identities,
-            sock=channel,
-            timeout=timeout_s,
-            banner_timeout=timeout_s,
-            auth_timeout=timeout_s,
-            channel_timeout=timeout_s,
-        )
-    except paramiko.BadHostKeyException as error:
-        raise HostKeyError(
-            f"The host key of {where} is not the one recorded in {hosts_file}; nothing was sent.",
-            f"If the node was reinstalled, remove its old key: "
-            f"ssh-keygen -R '{login.key_name}' -f {hosts_file}",
-            node=alias,
-        ) from error
-    except paramiko.AuthenticationException as error:
-        raise ConnectError(
-            f"{where} refuses the login: {error}.",
-            "Check the user and IdentityFile in the SSH configuration, or the agent.",
-            node=alias,
-        ) from error
-    except paramiko.SSHException as error:
-        if "not found in known_hosts" in str(error):
-            raise HostKeyError(
-                f"The host key of {where} is not known; nothing was sent.",
-                f"Verify it and record it: "
-                f"ssh-keyscan -p {login.port} {login.hostname} >> {hosts_file}",
-                node=alias,
-            ) from error
-        raise ConnectError(
-            f"{where} does not speak SSH as expected: {error}.", "Try: ssh " + alias, node=alias
-        ) from error
-    except OSError as error:
-        raise ConnectError(
-            f"{where} cannot be reached: {error or type(error).__name__}.",
-            "Check that the node is up and its address in the SSH configuration.",
-            node=alias,
-        ) from error
-    transport = client.get_transport()
-    assert transport is not None
-    transport.set_keepalive(_KEEPALIVE_S)
-    return client
-
-
-def _reach(login: Login, *, config_path: Path | None, timeout_s: float) -> socket.socket:
-    """A byte stream to the SSH server: direct, through jump hosts, or by a proxy command."""
-    if login.proxy_command and login.proxy_command != "none":
-        return paramiko.ProxyCommand(login.proxy_command)  # type: ignore[return-value]
-    if not login.jumps:
-        return _dial(login.hostname, login.port, timeout_s)
-    # Each hop is a login of its own with its own host key; the last hop opens the way on.
-    hop = open_client(login.jumps[-1], config_path=config_path, timeout_s=timeout_s)
-    transport = hop.get_transport()
-    assert transport is not None
-    channel = transport.open_channel(
-        "direct-tcpip", (login.hostname, login.port), ("127.0.0.1", 0), timeout=timeout_s
-    )
-    channel.hop = hop  # type: ignore[attr-defined]  # keeps the hop's connection alive
-    return channel  # type: ignore[return-value]
-
-
-@stamina.retry(on=(ConnectionRefusedError, socket.gaierror), attempts=2, wait_initial=0.2)
-def _dial(hostname: str, port: int, timeout_s: float) -> socket.socket:
-    sock = socket.create_connection((hostname, port), timeout=timeout_s)
-    # Small packets at once: Nagle against delayed ACK costs 40 ms a command.
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+def _lines(path: Path, *, depth: int) -> Iterator[str]:
+    """The lines of a file with what it includes in place (paramiko skips ``Include``)."""
+    if depth > _INCLUDE_DEPTH:
+        raise ValueError(f"{path} is included too deeply")
+    header = "Host *"
+    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if _HEADER.match(line):
+            header = line
+        if (include := _INCLUDE.fullmatch(line)) is None:
+            quoted = _QUOTED.fullmatch(line)
+            yield f'{quoted["key"]}"{quoted["value"]}"' if quoted else line
+            continue
+        for pattern in shlex.split(include["patterns"]):
+            # Relative names are relative to where OpenSSH looks for its own configuration.
+            base = Path("/etc/ssh") if path == _SYSTEM_CONFIG else Path.home() / ".ssh"
+            for name in sorted(glob.glob(str(base / Path(pattern).expanduser()))):
+                yield from _lines(Path(name), depth=depth + 1)
+                yield header

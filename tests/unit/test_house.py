@@ -28,7 +28,8 @@ SHARED = {
     "records",
 }
 MEASURE = {
-    "plan", "campaign_file", "remote", "remote_stream", "replay", "ssh_config", "kube",
+    "plan", "campaign_file", "remote", "remote_session", "remote_stream", "replay",
+    "ssh_config", "ssh_connection", "kube",
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
     "probes", "runner", "progress",
@@ -36,6 +37,7 @@ MEASURE = {
 ANALYSE = {
     "stats", "compare", "capacity", "chart", "charts", "distributions", "tables", "findings",
     "report", "page", "export", "templates",
+    "headroom_chart",
 }  # fmt: skip
 TOP = {"__init__", "cli", "lab"}
 
