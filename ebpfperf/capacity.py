@@ -14,14 +14,14 @@ said, so the verdict is *relative only*.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ebpfperf import compare, stats, tables, units
+from ebpfperf import compare, metrics, stats, tables, units
 from ebpfperf.compare import baseline_first
 from ebpfperf.errors import ParameterError
 from ebpfperf.findings import Sentences
@@ -151,50 +151,53 @@ def sentences(found: pd.DataFrame, facts: pd.DataFrame, *, wanted: Demand) -> Se
 
 def table(found: pd.DataFrame, *, wanted: Demand) -> tables.Table:
     """The headroom frame as a reader wants it."""
-    frame = pd.DataFrame(
+    rows = [
         {
-            "treatment": found["treatment"],
-            "flow": found["flow"],
-            "carried": found["carried_bits_per_s"].map(units.bits_per_s),
-            "interval": _span(found["carried_low"], found["carried_high"], units.bits_per_s),
-            "cores at the demand": found["cores"].map(units.number),
-            "cores, interval": _span(found["cores_low"], found["cores_high"], units.number),
-            "capacity over demand": found["headroom"].map(_times),
-            "over, interval": _span(found["headroom_low"], found["headroom_high"], _times),
-            "limit": found["limit"],
-            "blocks": found["n_blocks"],
-            "verdict": found["verdict"].where(
-                found["reason"].eq(""), found["verdict"] + ": " + found["reason"]
+            "treatment": row["treatment"],
+            "flow": row["flow"],
+            "carried": tables.estimated(
+                row["carried_bits_per_s"],
+                row["carried_low"],
+                row["carried_high"],
+                show=units.bits_per_s,
             ),
+            "cores for the demand": _cores(row),
+            "capacity over demand": tables.estimated(
+                row["headroom"], row["headroom_low"], row["headroom_high"], show=_times
+            ),
+            "limit": row["limit"],
+            "verdict": _judged(row),
         }
-    )
+        for row in found.to_dict("records")
+    ]
     caption = (
         f"Demand {units.bits_per_s(wanted.bits_per_s)} on {units.number(wanted.cores)} cores "
         "(sender and receiver together)"
     )
-    numeric = tuple(
-        str(name) for name in frame if name not in ("treatment", "flow", "limit", "verdict")
-    )
-    return tables.Table(caption, frame, numeric=numeric)
+    numeric = ("carried", "cores for the demand", "capacity over demand")
+    return tables.Table(caption, pd.DataFrame(rows), numeric=numeric)
 
 
 def request_table(found: pd.DataFrame, *, wanted: Demand) -> tables.Table:
     """The requests frame as a reader wants it."""
-    frame = pd.DataFrame(
+    rows = [
         {
-            "treatment": found["treatment"],
-            "flow": found["flow"],
-            "requests/s of one connection": found["per_connection"].map(units.number),
-            "interval": _span(
-                found["per_connection_low"], found["per_connection_high"], units.number
+            "treatment": row["treatment"],
+            "flow": row["flow"],
+            "one connection": tables.estimated(
+                row["per_connection"],
+                row["per_connection_low"],
+                row["per_connection_high"],
+                show=metrics.metric("requests_per_s").show,
             ),
-            "connections in flight": found["connections"].map(units.number),
-            "cores at the demand": found["cores"].map(units.number),
-            "cores, interval": _span(found["cores_low"], found["cores_high"], units.number),
+            "connections in flight": units.number(row["connections"]),
+            "cores for the demand": _cores(row),
         }
-    )
+        for row in found.to_dict("records")
+    ]
     caption = f"Demand {units.number(wanted.requests_per_s)} requests/s"
-    return tables.Table(caption, frame, numeric=tuple(frame.columns[2:]))
+    numeric = ("one connection", "connections in flight", "cores for the demand")
+    return tables.Table(caption, pd.DataFrame(rows), numeric=numeric)
 
 
 _CARRIED, _COST = "received_bits_per_s", "cpu_s_per_gbit"
@@ -253,6 +256,8 @@ def _headroom(
     over = [value / wanted.bits_per_s for value in (capacity, low, high)]
     n_blocks = carried.n if math.isnan(cost.estimate) else min(carried.n, cost.n)
     verdict, reason = _verdict(over, n_blocks, shared)
+    if verdict == "fits" and math.isnan(cost.estimate):
+        verdict, reason = "undecided", "CPU was not measured"
     return {
         "treatment": treatment,
         "overlay": campaign.treatment(treatment).overlay.value,
@@ -277,7 +282,7 @@ def _verdict(over: list[float], n_blocks: int, shared: bool) -> tuple[str, str]:
     if n_blocks < compare.FEWEST_BLOCKS or math.isnan(over[1]):
         return "void", f"too few blocks: {n_blocks} of {compare.FEWEST_BLOCKS}"
     if shared:
-        return "relative only", "nodes share a kernel"
+        return "relative only", ""
     if over[1] >= 1:
         return "fits", ""
     return ("does not fit", "") if over[2] < 1 else ("undecided", "")
@@ -288,25 +293,21 @@ def _streams(flow: Flow) -> str:
 
 
 def _sentence(row: Mapping[Hashable, Any], wanted: Demand) -> str:
+    over = tables.estimated(row["headroom"], row["headroom_low"], row["headroom_high"], show=_times)
     return (
-        f"{row['treatment']} ({row['flow']}) carries {_times(row['headroom'])} the demand of "
-        f"{units.bits_per_s(wanted.bits_per_s)} "
-        f"({_between(row['headroom_low'], row['headroom_high'])}), limited by {row['limit']}, and "
-        f"needs {units.number(row['cores'])} of {units.number(wanted.cores)} cores for it: "
-        f"{row['verdict']}."
+        f"{row['treatment']} ({row['flow']}) carries {over} the demand of "
+        f"{units.bits_per_s(wanted.bits_per_s)}, limited by {row['limit']}, and needs "
+        f"{_cores(row)} of {units.number(wanted.cores)} cores for it: {_judged(row)}."
     )
+
+
+def _judged(row: Mapping[Hashable, Any]) -> str:
+    return f"{row['verdict']}: {row['reason']}" if row["reason"] else str(row["verdict"])
 
 
 def _times(value: float) -> str:
     return units.UNKNOWN if math.isnan(value) else f"{units.number(value)}×"
 
 
-def _between(low: float, high: float) -> str:
-    return "no interval" if math.isnan(low) else f"{_times(low)} to {_times(high)}"
-
-
-def _span(low: pd.Series[float], high: pd.Series[float], show: Callable[[float], str]) -> list[str]:
-    return [
-        "–" if math.isnan(first) else f"{show(first)} to {show(last)}"
-        for first, last in zip(low, high, strict=True)
-    ]
+def _cores(row: Mapping[Hashable, Any]) -> str:
+    return tables.estimated(row["cores"], row["cores_low"], row["cores_high"], show=units.number)

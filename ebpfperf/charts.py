@@ -105,7 +105,7 @@ def comparison(
     figure = Figure(figsize=(width, 3.2), layout="constrained")
     panels = figure.subplots(1, max(1, len(flows)), squeeze=False)[0]
     shown = []
-    for axes, flow in zip(panels, flows, strict=True):
+    for axes, flow in zip(panels, flows, strict=False):
         tidy(axes)
         for place, name in enumerate(names):
             ours = usable[usable["flow"].eq(flow.name) & usable["treatment"].eq(name)]
@@ -136,13 +136,16 @@ def comparison(
 
 def comparisons(
     trials: pd.DataFrame, effects: pd.DataFrame, campaign: Campaign
-) -> tuple[Chart, ...]:
-    """One comparison for each headline metric that was measured."""
-    measured = set(effects["metric"])
+) -> tuple[Chart | tables.Table, ...]:
+    """For each headline metric that was measured: its comparison, and the table of its effects."""
+    measured = [name for name in metrics.HEADLINE if effects["metric"].eq(name).any()]
     return tuple(
-        comparison(trials, effects, campaign, metric=name)
-        for name in metrics.HEADLINE
-        if name in measured
+        shown
+        for name in measured
+        for shown in (
+            comparison(trials, effects, campaign, metric=name),
+            tables.effects(effects, campaign, metric=name),
+        )
     )
 
 
@@ -154,7 +157,7 @@ def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
     figure = Figure(figsize=(WIDTH_IN, 0.5 + 2.0 * max(1, len(flows))), layout="constrained")
     panels = figure.subplots(max(1, len(flows)), 1, squeeze=False, sharex=True)[:, 0]
     spreads = []
-    for axes, flow in zip(panels, flows, strict=True):
+    for axes, flow in zip(panels, flows, strict=False):
         tidy(axes)
         ends = []
         for name in baseline_first(campaign):
@@ -180,6 +183,13 @@ def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
     return Chart(
         figure, title, f"{title}. Standard deviation over the mean, between blocks: {said}.", frame
     )
+
+
+def drifts(trials: pd.DataFrame, effects: pd.DataFrame, campaign: Campaign) -> tuple[Chart, ...]:
+    """One course over the blocks for throughput, round trip and CPU, as far as measured."""
+    measured = set(effects["metric"])
+    names = ("received_bits_per_s", "rr_p50_ns", "cpu_s_per_gbit")
+    return tuple(drift(trials, campaign, metric=name) for name in names if name in measured)
 
 
 def _signed(value: float, _place: object) -> str:

@@ -123,7 +123,10 @@ def paired(trials: pd.DataFrame, *, flow: str, metric: str) -> pd.DataFrame:
 
 
 def _measured(trials: pd.DataFrame, flow: Flow, metric: str) -> bool:
-    return metric in trials and bool(trials.loc[trials["flow"].eq(flow.name), metric].gt(0).any())
+    if metric not in trials:
+        return False
+    good = trials["flow"].eq(flow.name) & trials["status"].eq(Status.OK.value)
+    return bool(trials.loc[good, metric].gt(0).any())
 
 
 def _effect(

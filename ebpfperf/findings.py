@@ -6,15 +6,16 @@ and what the cluster was (an emulation, one shared kernel, a stand-in for a driv
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path as FilePath
 from typing import Any
 
 import pandas as pd
 
 from ebpfperf import compare, metrics, tables
-from ebpfperf.model import Campaign, Status
+from ebpfperf.model import Campaign, Path, Status
 
 LAB_PREFIX = "lab.ebpfperf/"
 
@@ -40,6 +41,19 @@ class Sentences:
 
     def __str__(self) -> str:
         return "\n".join(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Shell commands, shown as they are typed."""
+
+    lines: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return f"<pre><code>{escape(str(self))}</code></pre>"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 def emulated(facts: pd.DataFrame) -> bool:
@@ -71,42 +85,76 @@ def notice(facts: pd.DataFrame) -> Sentences:
     return Sentences(tuple(said), "notice")
 
 
-def headlines(effects: pd.DataFrame, campaign: Campaign) -> Sentences:
-    """One sentence per headline metric and flow between pods, with interval and verdict."""
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One metric of one flow: what the baseline did, and a sentence with verdict per treatment."""
+
+    lead: str
+    changes: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return f"{self.lead} " + " ".join(f"{change}: {word}." for change, word in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Headlines:
+    """Headlines that show as a list, the verdicts in bold."""
+
+    items: tuple[Headline, ...]
+
+    def _repr_html_(self) -> str:
+        if not self.items:
+            return f"<p>{escape(str(self))}</p>"
+        return f'<ul class="headline">{"".join(map(self._item, self.items))}</ul>'
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.items)) or "No trial has given a number to compare yet."
+
+    @staticmethod
+    def _item(item: Headline) -> str:
+        lines = "".join(
+            f"<br>{escape(change)}: <strong>{escape(word)}</strong>."
+            for change, word in item.changes
+        )
+        return f"<li>{escape(item.lead)}{lines}</li>"
+
+
+def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
+    """One headline per metric and flow between pods, with interval and verdict per treatment.
+
+    Flows between hosts are the control, not the question; they lead only where there is no other.
+    """
+    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
+    asked = [flow.name for flow in campaign.flows if flow.name not in hosts] or sorted(hosts)
     found = []
     for name in metrics.HEADLINE:
-        for flow in campaign.flows:
-            rows = effects[effects["metric"].eq(name) & effects["flow"].eq(flow.name)]
-            if len(rows) and (flow.path.value != "host-host" or _only_hosts(campaign)):
-                found.append(_headline(rows, campaign))
-    return Sentences(tuple(found) or ("No trial has given a number to compare yet.",), "headline")
+        for flow in asked:
+            rows = effects[effects["metric"].eq(name) & effects["flow"].eq(flow)]
+            if len(rows):
+                found.append(_headline(rows.to_dict("records")))
+    return Headlines(tuple(found))
 
 
-def _only_hosts(campaign: Campaign) -> bool:
-    return all(flow.path.value == "host-host" for flow in campaign.flows)
-
-
-def _headline(rows: pd.DataFrame, campaign: Campaign) -> str:
-    records = rows.to_dict("records")
-    first = records[0]
+def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
+    first = rows[0]
     entry = metrics.metric(str(first["metric"]))
-    parts = [_change(row) for row in records]
-    return (
-        f"{entry.label} ({first['flow']}, {first['path']}), {entry.better.value} is better, "
-        f"{entry.show(first['baseline_value'])} with {campaign.baseline}: " + "; ".join(parts) + "."
+    lead = (
+        f"{entry.label} (flow {first['flow']}, {entry.better.value} is better): "
+        f"{entry.show(first['baseline_value'])} with {first['baseline']}."
     )
+    return Headline(lead, tuple((_change(row), _word(row)) for row in rows))
 
 
 def _change(row: Mapping[Hashable, Any]) -> str:
-    if row["verdict"] == "void":
-        return f"{row['treatment']} has no verdict ({row['reason']})"
-    words = (
-        f"{row['treatment']} {tables.percent(row['ratio'])} "
-        f"({tables.interval(row['low'], row['high'])}): {tables.verdict(row)}"
-    )
+    estimate = tables.estimated(row["ratio"], row["low"], row["high"], show=tables.percent)
+    return f"{row['treatment']} {estimate}"
+
+
+def _word(row: Mapping[Hashable, Any]) -> str:
+    said = tables.verdict(row)
     if row["verdict"] in ("undecided", "equivalent"):
-        words += f", a change of {row['detectable_pct']:.1f} % would have been seen"
-    return words
+        said += f" (a change of {row['detectable_pct']:.1f} % would have been seen)"
+    return said
 
 
 def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
@@ -136,7 +184,7 @@ def _warned(trials: pd.DataFrame) -> list[str]:
 
 def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
     """What the path that no overlay touches shows: any difference there is noise or drift."""
-    hosts = {flow.name for flow in campaign.flows if flow.path.value == "host-host"}
+    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
     if not hosts:
         return ["No host-host flow was driven: what the underlay itself carries is not known."]
     effects = compare.effects(trials, campaign)
@@ -157,11 +205,22 @@ def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
 
 
 def conditions(facts: pd.DataFrame) -> Sentences:
-    """The annotations by which a lab says what it is; empty for a cluster of real machines."""
+    """What a lab says of itself in its annotations; empty for a cluster of real machines."""
     told = facts[facts["name"].str.contains(LAB_PREFIX, regex=False)]
     pairs = told.assign(key=told["name"].str.split(LAB_PREFIX, regex=False).str[-1])
     unique = pairs.drop_duplicates(["key", "value"])
-    return Sentences(tuple(f"{row.key}: {row.value}" for row in unique.itertuples()), "notice")
+    return Sentences(tuple(f"Lab, {row.key}: {row.value}." for row in unique.itertuples()))
+
+
+def repeat(campaign: FilePath, notebook: str) -> Commands:
+    """The commands that measure the same campaign again and make the same report of it."""
+    name = campaign.resolve().name
+    return Commands(
+        (
+            f"ebpfperf run runs/{name}/campaign.yaml --out runs/{name}-again",
+            f"ebpfperf report {notebook} --campaign runs/{name}-again",
+        )
+    )
 
 
 def _values(facts: pd.DataFrame, name: str) -> Iterable[str]:

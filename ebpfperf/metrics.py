@@ -116,12 +116,8 @@ CATALOGUE: tuple[Metric, ...] = (
         units.duration_ns,
         _KERNEL_PCT,
     ),
-    Metric(
-        "cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU s/Gbit", 1.0, _unit("CPU s/Gbit")
-    ),
-    Metric(
-        "rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("CPU µs")
-    ),
+    Metric("cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU s/Gbit", 1.0, _unit("s/Gbit")),
+    Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )
 
 # What a report leads with; the rest of the catalogue is in its tables.

@@ -24,7 +24,7 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-seri
 a{color:var(--link)}a:focus-visible,summary:focus-visible{outline:3px solid var(--link);
 outline-offset:2px}
 .skip{position:absolute;left:-999px}.skip:focus{left:8px;top:8px;background:var(--paper);padding:8px}
-header,main,footer,nav.contents{max-width:56rem;margin:0 auto;padding:0 1.25rem}
+header,main,footer,nav.contents{max-width:60rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:2rem}main{padding-bottom:2rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .3rem}
 h2{font-size:1.35rem;margin:2.4rem 0 .6rem;padding-top:.8rem;border-top:1px solid var(--line)}
@@ -39,10 +39,11 @@ details{margin:.3rem 0}summary{cursor:pointer;color:var(--link);font-size:.92rem
 caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.32rem .7rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 text-align:left}thead th{border-bottom:2px solid var(--line);white-space:nowrap}
-tbody th{font-weight:600}td.verdict{font-weight:600;min-width:8.5rem}
+tbody th{font-weight:600;white-space:nowrap}td.verdict{font-weight:600;min-width:8.5rem}
 td.better{color:var(--good)}td.worse{color:var(--bad)}td.void,td.undecided{color:var(--soft)}
 ul.headline{padding:0;list-style:none}ul.headline li{margin:.7rem 0;padding-left:.9rem;
 border-left:4px solid var(--link);max-width:46rem}
+ol.notes{font-size:.88rem;color:var(--soft);margin:.2rem 0 1rem;padding-left:1.4rem}
 ul.notice,.incomplete{margin:1rem 0;padding:.7rem 1rem .7rem 2rem;background:var(--mind);
 border-left:4px solid var(--mind-line);border-radius:4px}
 .incomplete{padding-left:1rem;font-weight:600}

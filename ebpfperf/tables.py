@@ -7,7 +7,7 @@ into each, so that on a page with two tables the cells point at the headers of t
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -31,28 +31,41 @@ class Table:
         What is shown, already formatted.
     numeric
         Columns aligned right.
+    notes
+        Sentences below the table, lettered from a.
+    folded
+        Whether a reader has to open it.
     """
 
     caption: str
     frame: pd.DataFrame
     numeric: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    folded: bool = False
 
     def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return f"<p>{escape(self.caption)}: nothing to show.</p>"
         head = "".join(
             f'<th scope="col"{self._align(name)}>{escape(str(name))}</th>' for name in self.frame
         )
         body = "\n".join(self._row(row) for row in self.frame.itertuples(index=False, name=None))
-        return (
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        html = (
             f'<div class="table"><table style="{_INLINE}">'
             f"<caption>{escape(self.caption)}</caption>\n"
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+            + (f'<ol type="a" class="notes">{notes}</ol>' if notes else "")
         )
+        if self.folded:
+            return f"<details><summary>{escape(self.caption)}</summary>{html}</details>"
+        return html
 
     def __str__(self) -> str:
         return f"{self.caption}\n{self.frame.to_string(index=False)}"
 
     def _align(self, name: object) -> str:
-        return ' style="text-align:right"' if name in self.numeric else ""
+        return ' style="text-align:right;white-space:nowrap"' if name in self.numeric else ""
 
     def _row(self, values: Sequence[object]) -> str:
         cells = []
@@ -76,9 +89,23 @@ def percent(ratio: float) -> str:
 
 def interval(low: float, high: float) -> str:
     """``"−5.1 to −3.0 %"``; an en dash where there is none."""
+    return spanned(low, high, show=percent)
+
+
+def spanned(low: float, high: float, *, show: Callable[[float], str]) -> str:
+    """``"14.5 to 15.6 Gbit/s"``: a unit that both ends share is said once; an en dash for NaN."""
     if pd.isna(low) or pd.isna(high):
         return "–"
-    return f"{percent(low).removesuffix(' %')} to {percent(high)}"
+    first, last = show(low), show(high)
+    unit = last.partition(" ")[2]
+    return f"{first.removesuffix(f' {unit}') if unit else first} to {last}"
+
+
+def estimated(value: float, low: float, high: float, *, show: Callable[[float], str]) -> str:
+    """``"14.9 Gbit/s (14.5 to 15.6 Gbit/s)"``; the value alone where there is no interval."""
+    if pd.isna(low) or pd.isna(high):
+        return show(value)
+    return f"{show(value)} ({spanned(low, high, show=show)})"
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
@@ -88,39 +115,53 @@ def verdict(row: Mapping[Hashable, Any]) -> str:
     return f"{row['verdict']}, {row['size']}" if row["size"] else str(row["verdict"])
 
 
-def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str | None = None) -> Table:
-    """The effects as a reader wants them: change, interval, verdict, and what could be detected."""
-    kept = found if metric is None else found[found["metric"].eq(metric)]
+def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Table:
+    """The effects as a reader wants them: change, interval, verdict, and what could be detected.
+
+    With ``metric`` only that one; what must be minded beside a row is lettered below the table.
+    """
+    kept = found[found["metric"].eq(metric)] if metric else found
+    notes: list[str] = []
     rows = []
     for row in kept.to_dict("records"):
         entry = metrics.metric(str(row["metric"]))
+        texts = [text for text in str(row["warnings"]).split("; ") if text]
+        notes += [text for text in texts if text not in notes]
         rows.append(
             {
-                "metric": entry.label,
                 "flow": row["flow"],
                 "treatment": row["treatment"],
-                row["baseline"]: entry.show(row["baseline_value"]),
-                "measured": entry.show(row["value"]),
+                "metric": entry.label,
+                str(row["baseline"]): entry.show(row["baseline_value"]),
+                "treated": entry.show(row["value"]),
                 "change": percent(row["ratio"]),
                 "interval": interval(row["low"], row["high"]),
-                "blocks": f"{row['n_blocks']} of {row['planned_blocks']}",
                 "verdict": verdict(row),
-                "detectable": units.ratio_pct(1 + row["detectable_pct"] / 100).replace("+", "±")
+                "detectable": f"±{row['detectable_pct']:.1f} %"
                 if pd.notna(row["detectable_pct"])
                 else "–",
-                "mind": row["warnings"],
+                "blocks": f"{row['n_blocks']}/{row['planned_blocks']}",
+                "notes": ", ".join(_letter(notes.index(text)) for text in texts),
             }
         )
     frame = pd.DataFrame(rows)
-    if metric is not None and not frame.empty:
+    if metric and rows:
         frame = frame.drop(columns="metric")
-    label = "All metrics" if metric is None else metrics.metric(metric).label
-    baseline = campaign.baseline
+    label = metrics.metric(metric).label if metric else "All metrics"
     return Table(
-        f"{label}: each treatment against {baseline} (margin ±{campaign.margin_pct:g} %)",
+        f"{label}: each treatment against {campaign.baseline}, "
+        f"equivalent within ±{campaign.margin_pct:g} %",
         frame,
-        numeric=(baseline, "measured", "change", "interval", "blocks", "detectable"),
+        numeric=(campaign.baseline, "treated", "change", "interval", "detectable", "blocks"),
+        notes=tuple(notes),
+        folded=not metric,
     )
+
+
+def _letter(number: int) -> str:
+    """a, b, … z, aa, ab …, as HTML letters a list."""
+    first, last = divmod(number, 26)
+    return (_letter(first - 1) if first else "") + chr(ord("a") + last)
 
 
 def treatments(campaign: Campaign) -> Table:
@@ -185,7 +226,7 @@ def facts(frame: pd.DataFrame) -> Table:
     wide = named.pivot_table(index="name", columns="node", values="shown", aggfunc="last")
     wide = wide.fillna("").reset_index().rename(columns={"name": "fact"})
     wide.columns.name = None
-    return Table("What the nodes were while measuring", wide.astype("str"))
+    return Table("What the nodes were while measuring", wide.astype("str"), folded=True)
 
 
 def order(trials: pd.DataFrame) -> Table:
@@ -202,4 +243,5 @@ def order(trials: pd.DataFrame) -> Table:
             "reason": ran["reason"],
         }
     )
-    return Table("Trials in the order in which they ran", frame, numeric=("block",))
+    caption = f"The {len(frame)} trials in the order in which they ran"
+    return Table(caption, frame, numeric=("block",), folded=True)

@@ -201,3 +201,23 @@ def facts_frame(found: Iterable[Fact]) -> pd.DataFrame:
     """The facts frame of facts."""
     rows = [(fact.node, fact.name, fact.value, fact.unit) for fact in found]
     return pd.DataFrame(rows, columns=["node", "name", "value", "unit"])
+
+
+def histograms_frame(found: Iterable[TrialResult], campaign: Campaign = CAMPAIGN) -> pd.DataFrame:
+    """The histograms frame of results."""
+    rows = [
+        (
+            campaign.name,
+            result.trial.trial_id,
+            row.probe,
+            row.endpoint,
+            row.metric,
+            row.lower_ns,
+            row.upper_ns,
+            row.count,
+        )
+        for result in found
+        for row in result.histograms
+    ]
+    columns = "campaign trial_id probe endpoint metric lower_ns upper_ns count".split()
+    return pd.DataFrame(rows, columns=columns)
