@@ -60,13 +60,13 @@ class FelixState:
         Process of the newest Felix line; None where Felix said nothing.
     dataplane
         From the lines of that process alone: logs rotate, so *unsaid* is not *standard*.
-    restart_reason
-        The newest line that announces a restart, of whichever process; empty for none.
+    leaving
+        The line by which that process announced its restart; empty where it did not.
     """
 
     pid: int | None
     dataplane: LoggedDataplane
-    restart_reason: str
+    leaving: str
 
 
 def parse(text: str) -> Iterator[LogLine]:
@@ -93,14 +93,14 @@ def felix_state(lines: Iterable[LogLine]) -> FelixState:
         return FelixState(None, LoggedDataplane.UNSAID, "")
     pid = felix[-1].pid
     dataplane = LoggedDataplane.UNSAID
-    reason = ""
+    leaving = ""
     for line in felix:
-        if _RESTART.search(line.message):
-            reason = line.message
         if line.pid != pid:
             continue
+        if _RESTART.search(line.message):
+            leaving = line.message
         if _UNSUPPORTED.search(line.message):
             dataplane = LoggedDataplane.UNSUPPORTED
         elif _ACTIVE.search(line.message):
             dataplane = LoggedDataplane.EBPF
-    return FelixState(pid, dataplane, reason)
+    return FelixState(pid, dataplane, leaving)
