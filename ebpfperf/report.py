@@ -18,7 +18,10 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import zmq
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
+from traitlets import default
 
 from ebpfperf import compare, export, findings, page, templates
 from ebpfperf.errors import EbpfperfError, ReportError
@@ -134,6 +137,14 @@ def render_all(
     return reports
 
 
+class _PrivateKernelManager(AsyncKernelManager):
+    """Starts kernels whose messages other users of this machine cannot read on loopback."""
+
+    @default("transport_encryption")
+    def _encrypted(self) -> str:
+        return "auto" if zmq.has("curve") else "disabled"
+
+
 def _execute(template: Path, executed: Path, given: Mapping[str, templates.Scalar]) -> str:
     """Empty, or the sentence of the cell that failed; ``executed`` is written in both cases."""
     try:
@@ -145,6 +156,7 @@ def _execute(template: Path, executed: Path, given: Mapping[str, templates.Scala
             progress_bar=False,
             cwd=str(executed.parent),
             execution_timeout=_EXECUTION_TIMEOUT_S,
+            kernel_manager_class=_PrivateKernelManager,
         )
     except PapermillExecutionError as error:
         return f"cell {error.exec_count} raised {error.ename}: {error.evalue}"

@@ -11,6 +11,8 @@ import json
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,9 @@ from ebpfperf.model import (
     Trial,
     TrialResult,
 )
+
+if TYPE_CHECKING:
+    from ebpfperf.store import Store
 
 CARRIES = {"none": 1.0, "ipip": 0.95, "vxlan": 0.80}
 TAKES = {"none": 1.0, "ipip": 1.04, "vxlan": 1.20}
@@ -221,3 +226,14 @@ def histograms_frame(found: Iterable[TrialResult], campaign: Campaign = CAMPAIGN
     ]
     columns = "campaign trial_id probe endpoint metric lower_ns upper_ns count".split()
     return pd.DataFrame(rows, columns=columns)
+
+
+def write_store(path: FilePath, campaign: Campaign = CAMPAIGN) -> Store:
+    """A campaign directory that holds the made-up results, as a run would have left it."""
+    from ebpfperf.store import Store
+
+    store = Store.create(path, campaign)
+    store.add_facts(facts())
+    for result in results(campaign):
+        store.append(result)
+    return store
