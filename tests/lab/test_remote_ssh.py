@@ -29,7 +29,9 @@ from ebpfperf.errors import (
     HostKeyError,
     OutputLimitError,
 )
-from ebpfperf.remote import Node, SSHNode
+from ebpfperf.recorder import Recorder
+from ebpfperf.remote import Completed, Node, SSHNode
+from ebpfperf.replay import ReplayNode
 from ebpfperf.ssh_config import resolve
 
 pytestmark = pytest.mark.lab
@@ -881,3 +883,27 @@ def test_included_files_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other = resolve("bob@[fd00::1]:2200", None)
     assert (other.user, other.hostname, other.port) == ("bob", "fd00::1", 2200)
     assert other.key_name == "[fd00::1]:2200"
+
+
+def test_what_was_recorded_over_ssh_is_replayed(node: SSHNode, tmp_path: Path) -> None:
+    def ask(one: Node) -> list[object]:
+        with one.stream(["cat"]) as stream:
+            stream.write_line(b"\xff")
+            line = stream.read_line(timeout_s=5)
+        return [
+            line,
+            stream.stop().status,
+            one.run(["sh", "-c", "cat; kill -9 $$"], input=bytes(range(256)), check=False),
+            one.get("/proc/sys/kernel/ostype"),
+        ]
+
+    recorder = Recorder(node, tmp_path / "node.json")
+    recorded = ask(recorder)
+    recorder.save()
+    replayed = ask(ReplayNode.load(tmp_path / "node.json"))
+    assert [str(a) for a in recorded[:2]] == [str(b) for b in replayed[:2]]
+    assert recorded[3] == replayed[3]
+    one, two = recorded[2], replayed[2]
+    assert isinstance(one, Completed)
+    assert isinstance(two, Completed)
+    assert (one.status, one.stdout) == (two.status, two.stdout) == (137, bytes(range(256)))

@@ -28,7 +28,7 @@ SHARED = {
     "records",
 }
 MEASURE = {
-    "plan", "campaign_file", "remote", "remote_session", "remote_stream", "replay",
+    "plan", "campaign_file", "remote", "remote_session", "remote_stream", "recorder", "replay",
     "ssh_config", "ssh_connection", "kube",
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
