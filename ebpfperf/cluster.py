@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from ebpfperf import model, placement
-from ebpfperf.calico import felixenv
 from ebpfperf.calico.encapsulation import enabled
 from ebpfperf.errors import InputError, RestoreError, SettleError
+from ebpfperf.facts import cluster_facts, nodes_facts
 from ebpfperf.journal import Journal
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import Object, choose_nodes, internal_ip
@@ -25,7 +25,6 @@ from ebpfperf.model import ClusterRef, Endpoint, Fact, Flow, Treatment, Workload
 from ebpfperf.mutations import (
     FELIX,
     Mutation,
-    felix_fields,
     host_workloads,
     pod_workloads,
     treatment_mutations,
@@ -34,7 +33,7 @@ from ebpfperf.pods import recreate_pods
 from ebpfperf.remote import Node, SSHNode
 from ebpfperf.restore import check_cluster, put_back, restore_from_journal
 from ebpfperf.routing import check_mtu, check_paths
-from ebpfperf.settling import Observer, Shown, await_shown
+from ebpfperf.settling import Observer, Shown, await_shown, wanted_on
 from ebpfperf.verify import ASSUMED_RELEASE, Wanted
 
 __all__ = ["Cluster", "Settled", "restore_from_journal"]
@@ -88,10 +87,8 @@ class Cluster:
 
     Attributes
     ----------
-    nodes
-        The two measured nodes by name, connected.
     client_node, server_node
-        Their names.
+        Names of the two measured nodes.
     """
 
     def __init__(
@@ -160,7 +157,7 @@ class Cluster:
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        """Node name → the connected node."""
+        """The two nodes by name, connected."""
         return self._nodes
 
     def reconnect(self, name: str) -> None:
@@ -190,6 +187,10 @@ class Cluster:
             if known >= set(paths) and self._still_there(last.endpoints.values()):
                 return replace(last, switch_s=time.monotonic() - begun, changed=False)
         self._settled = None
+        if not self._journal.is_open:
+            self._journal = Journal(
+                self._journal.path, self.ref, cluster_uid=self._journal.cluster_uid
+            )
         observer = Observer(self.kube, self._nodes, self._addresses)
         before = observer.felix()
         self._change(calls, objects)
@@ -212,6 +213,19 @@ class Cluster:
             bool(calls),
         )
         return self._settled
+
+    def facts(self) -> tuple[Fact, ...]:
+        """Facts of both nodes and of the cluster's objects, as they are now."""
+        objects = self._objects()
+        return (
+            *nodes_facts(self._nodes, self._addresses),
+            *cluster_facts(
+                information=self.kube.cluster_information(),
+                felix=objects.felix,
+                pools=list(objects.pools.values()),
+                nodes=[n for n in self.kube.nodes() if n["metadata"]["name"] in self._nodes],
+            ),
+        )
 
     def place(self, workload: Workload) -> Endpoint:
         """The workload's endpoint, as its node shows it.
@@ -297,25 +311,15 @@ class Cluster:
             self.kube.apply(call)
 
     def _wanted(self, node: str, treatment: Treatment, objects: _Objects) -> Wanted:
-        fields = felix_fields(treatment, release=self.release)
-        names = {*felixenv.TUNNEL_FIELDS, *fields}
-        env = felixenv.environment(self.kube.calico_node_pod(node) or {}, names)
-        own = (self.kube.felix_configuration(f"node.{node}") or {}).get("spec") or {}
-        for field in fields:
-            if field in env or own.get(field) is not None:
-                where = felixenv.variable(field) if field in env else f"node.{node}"
-                raise SettleError(
-                    f"Treatment {treatment.name} sets {field}, but on {node} the setting "
-                    f"{where} beats FelixConfiguration default.",
-                    f"Remove {where}, or leave {field} out of the treatment.",
-                )
-        return Wanted(
+        cidrs = tuple(str(objects.pools[name]["spec"]["cidr"]) for name in self.ref.ippools)
+        return wanted_on(
+            self.kube,
+            node,
             treatment,
-            felixenv.effective(objects.felix_spec or {}, own, env),
-            objects.pool_specs(),
-            tuple(objects.pools[name]["spec"]["cidr"] for name in self.ref.ippools),
-            self.release or ASSUMED_RELEASE,
-            frozenset(field for field, text in env.items() if text is None),
+            felix=objects.felix_spec or {},
+            pools=objects.pool_specs(),
+            cidrs=cidrs,
+            release=self.release,
         )
 
     def _restarts(self, calls: Sequence[Mutation], before: _Objects, now: _Objects) -> bool:

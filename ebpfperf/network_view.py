@@ -92,6 +92,15 @@ def link_of(links: tuple[Link, ...], address: str) -> Link | None:
     return None
 
 
+def ipip_driver(tunnel: Link | None) -> str:
+    """How IPIP is done on a node, from its ``tunl0``: the kernel's device, or something else."""
+    if tunnel is None:
+        return "not in use"
+    if tunnel.kind == "ipip":
+        return "kernel ipip device"
+    return f"{tunnel.kind or 'unknown'} device with encapsulation by BPF programs"
+
+
 def parse_links(text: bytes) -> tuple[Link, ...]:
     """Devices from ``ip -j -d addr show``.
 

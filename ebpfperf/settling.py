@@ -8,22 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ebpfperf.calico import felixenv
 from ebpfperf.calico.nodelog import FelixState, LoggedDataplane, felix_state, parse
 from ebpfperf.errors import KubeError, SettleError
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import pod_ready
-from ebpfperf.model import Fact
+from ebpfperf.model import Fact, Treatment
 from ebpfperf.mutations import felix_fields
 from ebpfperf.network_view import (
     LINKS_ARGV,
     ROUTES_ARGV,
     NodeView,
+    ipip_driver,
     parse_links,
     parse_routes,
 )
 from ebpfperf.remote import Node
 from ebpfperf.units import UNKNOWN
-from ebpfperf.verify import IPIP_DEVICE, VXLAN_DEVICE, Wanted, peer_routes, problems
+from ebpfperf.verify import (
+    ASSUMED_RELEASE,
+    IPIP_DEVICE,
+    VXLAN_DEVICE,
+    Wanted,
+    peer_routes,
+    problems,
+)
 
 SHOWN_S = 90.0
 POLL_S = 0.2
@@ -108,6 +117,52 @@ class Observer:
             # Reading logs is a right of its own; devices and routes still tell.
             return FelixSeen(nothing, error.what)
         return FelixSeen(felix_state(parse(text)), tail="\n".join(text.splitlines()[-40:]))
+
+
+def wanted_on(
+    kube: Kube,
+    node: str,
+    treatment: Treatment,
+    *,
+    felix: Mapping[str, Any],
+    pools: tuple[Mapping[str, Any], ...],
+    cidrs: tuple[str, ...],
+    release: str | None,
+) -> Wanted:
+    """What a treatment means on one node, its own Felix settings taken into account.
+
+    Parameters
+    ----------
+    felix
+        ``spec`` of FelixConfiguration ``default``, the treatment applied.
+    pools, cidrs
+        ``spec`` of every pool; CIDRs of those that the campaign changes.
+
+    Raises
+    ------
+    SettleError
+        The node's FelixConfiguration or calico-node's environment beats a field that the treatment
+        sets, so that it would not be what it says.
+    """
+    fields = felix_fields(treatment, release=release)
+    env = felixenv.environment(kube.calico_node_pod(node) or {}, {*felixenv.TUNNEL_FIELDS, *fields})
+    own = (kube.felix_configuration(f"node.{node}") or {}).get("spec") or {}
+    for field in fields:
+        if field in env or own.get(field) is not None:
+            where = felixenv.variable(field) if field in env else f"node.{node}"
+            raise SettleError(
+                f"Treatment {treatment.name} sets {field}, but on {node} the setting {where} "
+                "beats FelixConfiguration default.",
+                f"Remove {where}, or leave {field} out of the treatment.",
+            )
+    return Wanted(
+        treatment,
+        felixenv.effective(felix, own, env),
+        pools,
+        cidrs,
+        release or ASSUMED_RELEASE,
+        frozenset(field for field, text in env.items() if text is None),
+    )
 
 
 def await_shown(
@@ -208,6 +263,7 @@ def _facts(
             Fact(name, "felix_process", _felix_text(before[name], felix[name])),
             Fact(name, "felix_dataplane", str(felix[name].state.dataplane)),
         ]
+        facts.append(Fact(name, "ipip_driver", ipip_driver(view.link(IPIP_DEVICE))))
         for device in (IPIP_DEVICE, VXLAN_DEVICE):
             if link := view.link(device):
                 label = device.split(".")[0]
