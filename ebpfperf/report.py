@@ -159,7 +159,8 @@ def _execute(template: Path, executed: Path, given: Mapping[str, templates.Scala
             kernel_manager_class=_PrivateKernelManager,
         )
     except PapermillExecutionError as error:
-        return f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
+        first_line = error.source.strip().partition("\n")[0]
+        return f"{error.ename}: {error.evalue} (in the cell that begins with {first_line!r})"
     return ""
 
 
@@ -168,6 +169,9 @@ def _write_page(
 ) -> None:
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata["ebpfperf"] = {"fingerprint": fingerprint}
+    # Papermill notes absolute paths, which say nothing on another machine.
+    for name in ("input_path", "output_path"):
+        notebook.metadata["papermill"][name] = Path(notebook.metadata["papermill"][name]).name
     nbformat.write(notebook, executed)
     text = page.shell(
         title=export.title(notebook),

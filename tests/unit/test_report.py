@@ -163,7 +163,7 @@ def test_a_failing_notebook_leaves_its_artefacts_and_an_error(
     page = Path(str(caught.value.fields["path"]))
     html = page.read_text()
     assert "so far" in html
-    assert "Incomplete: cell 2 raised KeyError" in html
+    assert "Incomplete: KeyError: &#x27;gone&#x27; (in the cell that begins with" in html
     assert page.with_suffix(".ipynb").is_file()
     # It is not taken for done.
     with pytest.raises(ReportError):
