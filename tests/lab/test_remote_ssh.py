@@ -49,8 +49,7 @@ StrictModes no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-SetEnv SHLVL=2
-{more}
+SetEnv SHLVL=2 {env}
 """
 
 
@@ -99,14 +98,14 @@ class Server:
         self.process.wait(10)
 
 
-def serve(directory: Path, *, more: str = "", prefix: tuple[str, ...] = ()) -> Server:
+def serve(directory: Path, *, env: str = "", prefix: tuple[str, ...] = ()) -> Server:
     directory.mkdir(parents=True, exist_ok=True)
     host_key = keygen(directory / "host_key")
     (directory / "authorized_keys").write_text(keygen(directory / "user_key") + "\n")
     Path("/run/sshd").mkdir(exist_ok=True)  # sshd's empty directory for privilege separation
     port = free_port()
     config = directory / "sshd_config"
-    config.write_text(CONFIG.format(port=port, dir=directory, more=more))
+    config.write_text(CONFIG.format(port=port, dir=directory, env=env))
     with (directory / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
             [*prefix, SSHD, "-D", "-e", "-f", str(config)],
@@ -144,7 +143,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def node(server: Server) -> Iterator[SSHNode]:
+def server_with_bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a distribution whose ``sh`` is bash."""
+    directory = tmp_path_factory.mktemp("sshd-bash")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("missing: bash (Debian package bash)")
+    (directory / "bin").mkdir()
+    (directory / "bin" / "sh").symlink_to(bash)
+    server = serve(directory, env=f"PATH={directory}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", params=["server", "server_with_bash"], ids=["sh", "bash"])
+def node(request: pytest.FixtureRequest) -> Iterator[SSHNode]:
+    server = request.getfixturevalue(request.param)
     node = SSHNode.connect("node-1", ssh_config=server.config())
     yield node
     node.close()
@@ -234,7 +248,8 @@ def test_input_is_no_file_that_stays(node: SSHNode, tmp_path: Path) -> None:
     assert not left
 
 
-def test_many_at_once_over_one_connection(node: SSHNode, server: Server) -> None:
+def test_many_at_once_over_one_connection(server: Server) -> None:
+    node = SSHNode.connect("node-1", ssh_config=server.config())
     connections = (server.dir / "sshd.log").read_bytes().count(b"Accepted publickey")
 
     def one(number: int) -> bool:
@@ -246,6 +261,7 @@ def test_many_at_once_over_one_connection(node: SSHNode, server: Server) -> None
     with ThreadPoolExecutor(24) as pool:
         assert all(pool.map(one, range(61)))
     assert (server.dir / "sshd.log").read_bytes().count(b"Accepted publickey") == connections
+    node.close()
 
 
 # --- bounds and ends
@@ -366,26 +382,33 @@ def test_what_a_command_leaves_in_its_group_ends_with_it(node: SSHNode, marker: 
     until(lambda: not processes(marker))
 
 
-def test_nothing_of_ours_is_left_on_the_node(node: SSHNode, server: Server) -> None:
-    for _ in range(3):
-        node.run(["true"])
+def started_over(server: Server) -> list[str]:
+    """Arguments of every process that came of a session with this server, orphans included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            environ = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+            if f" 127.0.0.1 {server.port}\0".encode() in environ:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_nothing_of_ours_is_left_on_the_node(server: Server, tmp_path: Path) -> None:
+    node = SSHNode.connect("node-1", ssh_config=server.config())
+    for number in range(3):
+        node.run(["cat"], input=b"x")
         with node.stream(["cat"]) as stream:
             stream.write_line(b"x")
             assert stream.read_line(timeout_s=5) == b"x"
-
-    def descendants() -> list[str]:
-        sessions = subprocess.run(
-            ["ps", "-o", "pid=,ppid=,args=", "-e"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        rows = [line.split(None, 2) for line in sessions]
-        family, grown = {str(server.process.pid)}, True
-        while grown:
-            more = {pid for pid, parent, _ in rows if parent in family} - family
-            family |= more
-            grown = bool(more)
-        return [args for pid, _, args in rows if pid in family and "sshd" not in args]
-
-    until(lambda: descendants() == [])
+            assert len(started_over(server)) >= 3
+        with node.stream(["sleep", "100"], grace_s=0) as stream:
+            pass
+        with pytest.raises(CommandTimeout):
+            node.run(["sleep", "100"], timeout_s=0.1)
+        with node.stream(stubborn("", tmp_path / f"{number}"), grace_s=0) as stream:
+            until(lambda: stands(tmp_path / f"{number}"))  # noqa: B023
+    until(lambda: started_over(server) == [], timeout_s=3)
+    node.close()
 
 
 # --- streams
