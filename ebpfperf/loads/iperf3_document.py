@@ -286,7 +286,8 @@ def _interval(
     windows = [s["snd_cwnd"] for s in streams if s.get("snd_cwnd")]
     rtts = [s["rtt"] for s in streams if s.get("rtt")]
     return Interval(
-        start_s=float(total["start"]),
+        # Across the end of the warm-up, "start" still counts from the warm-up's own start.
+        start_s=float(total["end"]) - float(total["seconds"]),
         end_s=float(total["end"]),
         omitted=bool(total.get("omitted", False)),
         sender=client_sends,
