@@ -1,7 +1,8 @@
 """From the API's objects to one node's routes and tunnel devices, as Felix and BIRD make them.
 
-Forwarding is the kernel's own. Routes: none and IPIP carry protocol 12 (bird); on the VXLAN device
-protocol 3 (boot), which ``ip route`` does not print; same-subnet routes of VXLAN pools 80.
+Forwarding is the kernel's own. Routes to other nodes' blocks: protocol 12 (bird) without overlay
+and for IPIP; on the VXLAN device 3 (boot), which ``ip route`` does not print; 80 for same-subnet
+routes of VXLAN pools. Sources: felix/dataplane/linux/route_mgr.go and vxlan_mgr.go, v3.16 to v3.30.
 """
 
 from __future__ import annotations
@@ -9,35 +10,65 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled, pool_overlay
-from ebpfperf.calico.mtu import ipip_mtu_bytes, vxlan_mtu_bytes
 from ebpfperf.lab import ipip
-from ebpfperf.lab.ipam import Ipam
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.model import Overlay, Scope
 
 VXLAN_DEVICE = "vxlan.calico"
+DEFAULT_VNI = 4096
+DEFAULT_PORT = 4789
 _BIRD, _BOOT, _FELIX = 12, 3, 80
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route to a block, as ``ip route`` takes it."""
+    """One route to a block; a node's own block is a blackhole, so that no address leaves twice."""
 
     block: str
-    via: str
-    device: str
     protocol: int
-    onlink: bool
+    via: str = ""
+    device: str = ""
+    onlink: bool = False
 
     def words(self) -> str:
         """Arguments of ``ip route replace``."""
+        if not self.device:
+            return f"blackhole {self.block} proto {self.protocol}"
         onlink = " onlink" if self.onlink else ""
         return f"{self.block} via {self.via} dev {self.device} proto {self.protocol}{onlink}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunl:
+    """``tunl0`` as it must be."""
+
+    mtu_bytes: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """``vxlan.calico`` as it must be; ``vteps`` are (peer's node, VTEP address, underlay IP)."""
+
+    mtu_bytes: int
+    address: str
+    vni: int
+    port: int
+    vteps: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What a node's kernel must hold. None: the device is not wanted."""
+
+    tunl: Tunl | None
+    vxlan: Vxlan | None
+    routes: tuple[Route, ...]
 
 
 def vtep_mac(node: str) -> str:
@@ -49,34 +80,46 @@ def vtep_mac(node: str) -> str:
 def plan_routes(
     node: LabNode,
     peers: Sequence[LabNode],
-    pools: Sequence[dict[str, Any]],
-    blocks: Sequence[dict[str, Any]],
+    pools: Sequence[Mapping[str, Any]],
+    blocks: Sequence[tuple[ipaddress.IPv4Network, str]],
     *,
     tunnels: Enabled,
-    vteps: dict[str, str],
-) -> list[Route]:
-    """The routes to the other nodes' blocks; none where a pool's encapsulation is switched off."""
+    vteps: Mapping[str, str],
+) -> tuple[Route, ...]:
+    """The routes to every node's blocks; none where a pool's encapsulation is switched off.
+
+    Parameters
+    ----------
+    pools
+        ``spec`` of the IPv4 pools.
+    blocks
+        (block, name of its node). One whose pool or node is gone gets no route.
+    vteps
+        Node → VTEP address, where VXLAN is on.
+    """
     by_name = {peer.name: peer for peer in peers}
-    networks = [(ipaddress.IPv4Network(pool["spec"]["cidr"]), pool["spec"]) for pool in pools]
+    networks = [(ipaddress.IPv4Network(spec["cidr"]), spec) for spec in pools]
     routes = []
-    for block in blocks:
-        peer = by_name.get(block["spec"]["affinity"].removeprefix("host:"))
-        cidr = ipaddress.IPv4Network(block["spec"]["cidr"])
+    for cidr, owner in blocks:
         spec = next((spec for network, spec in networks if cidr.subnet_of(network)), None)
-        if peer is None or spec is None:
+        if spec is None:
             continue
         overlay, scope = pool_overlay(spec)
-        direct = overlay is Overlay.NONE or (
-            scope is Scope.CROSS_SUBNET and _same_subnet(node, peer)
-        )
-        if direct:
-            protocol = _FELIX if overlay is Overlay.VXLAN else _BIRD
-            routes.append(Route(str(cidr), peer.underlay_ip, node.nic, protocol, False))
+        untunnelled = _FELIX if overlay is Overlay.VXLAN else _BIRD
+        if owner == node.name:
+            routes.append(Route(str(cidr), untunnelled))
+            continue
+        peer = by_name.get(owner)
+        if peer is None:
+            continue
+        near = scope is Scope.CROSS_SUBNET and _same_subnet(node, peer)
+        if overlay is Overlay.NONE or near:
+            routes.append(Route(str(cidr), untunnelled, peer.underlay_ip, node.nic))
         elif overlay is Overlay.IPIP and tunnels.ipip:
-            routes.append(Route(str(cidr), peer.underlay_ip, ipip.DEVICE, _BIRD, True))
+            routes.append(Route(str(cidr), _BIRD, peer.underlay_ip, ipip.DEVICE, True))
         elif overlay is Overlay.VXLAN and tunnels.vxlan:
-            routes.append(Route(str(cidr), vteps[peer.name], VXLAN_DEVICE, _BOOT, True))
-    return routes
+            routes.append(Route(str(cidr), _BOOT, vteps[owner], VXLAN_DEVICE, True))
+    return tuple(routes)
 
 
 def _same_subnet(one: LabNode, other: LabNode) -> bool:
@@ -85,97 +128,75 @@ def _same_subnet(one: LabNode, other: LabNode) -> bool:
 
 
 class Dataplane:
-    """Keeps one node's kernel as planned."""
+    """Keeps one node's kernel as desired."""
 
-    def __init__(self, node: LabNode, nodes: Sequence[LabNode], ipam: Ipam) -> None:
+    def __init__(self, node: LabNode) -> None:
         self._node = node
-        self._peers = [peer for peer in nodes if peer.name != node.name]
-        self._ipam = ipam
         self._tunnel = ipip.Tunnel(node)
 
     def close(self) -> None:
-        """Let go of what the process holds for the node."""
+        """Let go of what this process holds for the node."""
         self._tunnel.close()
 
-    def apply(
-        self,
-        felix_spec: dict[str, Any],
-        pools: Sequence[dict[str, Any]],
-        blocks: Sequence[dict[str, Any]],
-        *,
-        tunnels: Enabled,
-        host_mtu_bytes: int,
-        version: str,
-    ) -> None:
-        """Make devices and routes so; idempotent. LabError when the kernel refuses."""
-        if tunnels.ipip:
-            self._tunnel.up(
-                mtu_bytes=ipip_mtu_bytes(felix_spec, host_mtu_bytes, version),
-                address=self._tunnel_address("ipip", self._node.name),
-            )
-        else:
+    def apply(self, desired: Desired) -> None:
+        """Make devices and routes so; idempotent.
+
+        New devices first, then routes (each replaced in one step), then devices no longer wanted:
+        a block is never without a route in between.
+
+        Raises
+        ------
+        LabError
+            The kernel refuses.
+        """
+        if desired.tunl is not None:
+            self._tunnel.up(mtu_bytes=desired.tunl.mtu_bytes, address=desired.tunl.address)
+        if desired.vxlan is not None:
+            self._vxlan_up(desired.vxlan)
+        self._apply_routes(desired.routes)
+        if desired.tunl is None:
             self._tunnel.idle()
-        vteps: dict[str, str] = {}
-        if tunnels.vxlan:
-            vteps = {
-                peer.name: self._tunnel_address("vxlan", peer.name)
-                for peer in (self._node, *self._peers)
-            }
-            self._vxlan_up(felix_spec, vteps, vxlan_mtu_bytes(felix_spec, host_mtu_bytes, version))
-        else:
+        if desired.vxlan is None:
             self._node.run(["ip", "link", "del", VXLAN_DEVICE], check=False)
-        routes = plan_routes(self._node, self._peers, pools, blocks, tunnels=tunnels, vteps=vteps)
-        self._apply_routes(routes, self._own_blocks(blocks))
 
-    def _own_blocks(self, blocks: Sequence[dict[str, Any]]) -> list[str]:
-        own = f"host:{self._node.name}"
-        return [b["spec"]["cidr"] for b in blocks if b["spec"]["affinity"] == own]
-
-    def _tunnel_address(self, kind: str, node: str) -> str:
-        return str(self._ipam.assign(f"{kind}-tunnel-addr-{node}", node))
-
-    def _vxlan_up(self, felix_spec: dict[str, Any], vteps: dict[str, str], mtu: int) -> None:
-        vni = int(felix_spec.get("vxlanVNI") or 4096)
-        port = int(felix_spec.get("vxlanPort") or 4789)
-        shown = self._node.run(["ip", "-d", "-j", "link", "show", VXLAN_DEVICE], check=False)
-        if shown.strip():
-            data = json.loads(shown)[0]["linkinfo"]["info_data"]
-            if (data["id"], data["port"]) != (vni, port):
-                self._node.run(["ip", "link", "del", VXLAN_DEVICE])
-                shown = ""
+    def _vxlan_up(self, wish: Vxlan) -> None:
         node = self._node
+        shown = node.run(["ip", "-d", "-j", "link", "show", VXLAN_DEVICE], check=False).strip()
+        if shown:
+            data = json.loads(shown)[0]["linkinfo"]["info_data"]
+            if (data["id"], data["port"]) != (wish.vni, wish.port):
+                node.run(["ip", "link", "del", VXLAN_DEVICE])
+                shown = ""
         batch = []
-        if not shown.strip():
+        if not shown:
             batch.append(
-                f"link add {VXLAN_DEVICE} address {vtep_mac(node.name)} type vxlan id {vni} "
-                f"local {node.underlay_ip} dev {node.nic} dstport {port} nolearning"
+                f"link add {VXLAN_DEVICE} address {vtep_mac(node.name)} type vxlan id {wish.vni} "
+                f"local {node.underlay_ip} dev {node.nic} dstport {wish.port} nolearning"
             )
         batch += [
-            f"link set {VXLAN_DEVICE} mtu {mtu} up",
-            f"addr replace {vteps[node.name]}/32 dev {VXLAN_DEVICE}",
+            f"link set {VXLAN_DEVICE} mtu {wish.mtu_bytes} up",
+            f"addr replace {wish.address}/32 dev {VXLAN_DEVICE}",
         ]
-        for peer in self._peers:
-            mac = vtep_mac(peer.name)
-            batch.append(
-                f"neigh replace {vteps[peer.name]} lladdr {mac} dev {VXLAN_DEVICE} nud permanent"
-            )
+        batch += [
+            f"neigh replace {vtep} lladdr {vtep_mac(peer)} dev {VXLAN_DEVICE} nud permanent"
+            for peer, vtep, _ in wish.vteps
+        ]
         node.run(["ip", "-batch", "-"], input="\n".join(batch))
-        for peer in self._peers:
-            node.run(
-                ["bridge", "fdb", "replace", vtep_mac(peer.name), "dev", VXLAN_DEVICE,
-                 "dst", peer.underlay_ip]
-            )  # fmt: skip
+        entries = [
+            f"fdb replace {vtep_mac(peer)} dev {VXLAN_DEVICE} dst {underlay}"
+            for peer, _, underlay in wish.vteps
+        ]
+        node.run(["bridge", "-batch", "-"], input="\n".join(entries))
 
-    def _apply_routes(self, routes: list[Route], own: list[str]) -> None:
-        wanted = {route.block: route.words() for route in routes}
-        wanted |= {block: f"blackhole {block} proto {_BIRD}" for block in own}
+    def _apply_routes(self, routes: Sequence[Route]) -> None:
+        wanted = {route.block: route for route in routes}
         stale = []
         for entry in json.loads(self._node.run(["ip", "-j", "route", "show"]) or "[]"):
-            ours = entry.get("protocol") in ("bird", str(_FELIX), _FELIX)
+            ours = entry.get("protocol") in ("bird", str(_FELIX))
             ours = ours or entry.get("dev") in (VXLAN_DEVICE, ipip.DEVICE)
             if ours and "/" in entry["dst"] and entry["dst"] not in wanted:
                 kind = "blackhole " if entry.get("type") == "blackhole" else ""
                 stale.append(f"route del {kind}{entry['dst']}")
-        batch = [*stale, *(f"route replace {words}" for words in wanted.values())]
+        batch = [*stale, *(f"route replace {route.words()}" for route in wanted.values())]
         if batch:
             self._node.run(["ip", "-batch", "-"], input="\n".join(batch))

@@ -5,27 +5,51 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled, enabled
-from ebpfperf.calico.mtu import host_mtu_bytes, pod_mtu_bytes
-from ebpfperf.calico.releases import full_version, minor
+from ebpfperf.calico.felixenv import effective
+from ebpfperf.calico.mtu import (
+    DEFAULT_MTU_IFACE_PATTERN,
+    host_mtu_bytes,
+    ipip_mtu_bytes,
+    pod_mtu_bytes,
+    vxlan_mtu_bytes,
+)
+from ebpfperf.calico.releases import AUTO_MTU_FROM, full_version, minor
 from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab.dataplane import Dataplane
-from ebpfperf.lab.felixlog import line
-from ebpfperf.lab.ipam import Ipam
+from ebpfperf.lab import felixlog
+from ebpfperf.lab.dataplane import (
+    DEFAULT_PORT,
+    DEFAULT_VNI,
+    Dataplane,
+    Desired,
+    Tunl,
+    Vxlan,
+    plan_routes,
+)
+from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.poolflags import PoolFlags
 from ebpfperf.lab.status import StatusError
+from ebpfperf.model import Overlay
 
 RESTART_S = 2.0
-_RESYNC_S = 5.0
+# Felix's routeRefreshInterval and interfaceRefreshInterval: what somebody else changed in the
+# kernel is put right this often, and a measurement is not disturbed more often than that.
+RESYNC_S = 90.0
+_RETRY_S = 0.5
 _KEPT_LINES = 5000
+_MTU_FILE = "var/lib/calico/mtu"
 _pids = itertools.count(101, 37)
 _log = logging.getLogger(__name__)
 
@@ -51,12 +75,19 @@ class Felix:
         release: str,
     ) -> None:
         self._node = node
+        self._peers = [peer for peer in nodes if peer.name != node.name]
         self._store = store
+        self._ipam = ipam
         self._version = full_version(release)
-        self._dataplane = Dataplane(node, nodes, ipam)
+        # One of them is enough: the flags are the cluster's.
+        self._flags = PoolFlags(store, self._version) if node.index == 1 else None
+        self._dataplane = Dataplane(node)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._pid = 0
         self._config: Config | None = None
+        self._host_mtu = 0
+        self._applied: Desired | None = None
+        self._applied_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"felix-{node.name}", daemon=True)
 
@@ -77,49 +108,67 @@ class Felix:
         self._dataplane.close()
 
     def pod_mtu_bytes(self) -> int:
-        """MTU of a pod created now, as Felix would tell the CNI plugin."""
+        """MTU of a pod created now, as Felix tells the CNI plugin."""
         config = self._config or self._read()
-        return pod_mtu_bytes(config.spec, config.tunnels, self._host_mtu(), self._version)
+        host = self._host_mtu or self._read_host_mtu(config.spec)
+        return pod_mtu_bytes(config.spec, config.tunnels, host, self._version)
 
     def _run(self) -> None:
         seen = 0
         while not self._stopped.is_set():
             version = self._store.version
             try:
+                if self._flags is not None:
+                    self._flags.follow()
                 self._follow_config()
                 self._reconcile()
             except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:
                 self._say("WARNING", "int_dataplane.go", 2017, f"Failed to apply: {error}")
                 _log.warning("felix %s: %s", self._node.name, error)
-                self._stopped.wait(0.5)
+                self._retry()
                 version = seen
-            seen = self._store.changed(version, _RESYNC_S)
+            except Exception as error:  # A controller that died would leave its node stale, unsaid.
+                self._say("ERROR", "int_dataplane.go", 2017, f"Failed to apply: {error!r}")
+                _log.exception("felix %s", self._node.name)
+                self._retry()
+                version = seen
+            seen = self._store.changed(version, RESYNC_S)
+
+    def _retry(self) -> None:
+        self._applied = None
+        self._stopped.wait(_RETRY_S)
 
     def _read(self) -> Config:
-        spec: dict[str, Any] = {}
-        for name in ("default", f"node.{self._node.name}"):
-            try:
-                spec |= self._store.get("felixconfigurations", name)["spec"]
-            except StatusError:
-                continue
+        default, own = (self._spec(name) for name in ("default", f"node.{self._node.name}"))
+        spec = effective(default, own, {})
         pools = [pool["spec"] for pool in self._store.list("ippools")]
         return Config(spec, enabled(spec, pools, self._version))
 
+    def _spec(self, name: str) -> dict[str, Any]:
+        try:
+            found = self._store.get("felixconfigurations", name)
+        except StatusError:
+            return {}
+        return {key: value for key, value in (found.get("spec") or {}).items() if value is not None}
+
     def _follow_config(self) -> None:
-        """Start, or restart where something changed that Felix cannot take up live."""
+        """Start, or restart where something changed: Felix takes no change of these up live."""
         wanted = self._read()
         running = self._config
         if running == wanted:
             return
         if running is not None:
-            self._say_why(running, wanted)
+            changes = felixlog.config_change(running.spec, wanted.spec, self._version)
+            for words in changes or [felixlog.encapsulation_change(self._version)]:
+                self._say(*words)
             # Felix waits before it exits, so that one more change does not cost another restart.
             self._stopped.wait(RESTART_S)
-            what = "config" if running.spec != wanted.spec else "encapsulation"
+            what = "config" if changes else "encapsulation"
             self._say("WARNING", "daemon.go", 1216, f"Exiting for {what} change")
             wanted = self._read()
         self._pid = next(_pids)
         self._config = wanted
+        self._applied = None
         self._say(
             "INFO", "daemon.go", 386, f"Felix starting up GOMAXPROCS=2 version={self._version}"
         )
@@ -131,46 +180,75 @@ class Felix:
             )
             self._say("ERROR", "daemon.go", 337, message)
 
-    def _say_why(self, running: Config, wanted: Config) -> None:
-        old, new = running.spec, wanted.spec
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) == new.get(key):
-                continue
-            fields = f'key="{key}" new="{_text(new.get(key))}" old="{_text(old.get(key))}"'
-            if minor(self._version) >= (3, 24):
-                message = "Configuration value changed; change DOES require Felix to restart."
-                self._say("INFO", "config_params.go", 1047, f"{message} {fields}")
-            else:
-                self._say("WARNING", "daemon.go", 1084, f"Config change requires restart {fields}")
-        if old == new:
-            kinds = (
-                "IPIP, VXLAN and/or noencap"
-                if minor(self._version) >= (3, 26)
-                else "IPIP and/or VXLAN"
-            )
-            self._say(
-                "WARNING", "daemon.go", 1147, f"{kinds} encapsulation changed, need to restart."
-            )
-
     def _reconcile(self) -> None:
+        """Bring the kernel to what is desired, where that changed or it is time to look again."""
+        now = time.monotonic()
+        fresh = self._applied is not None and now - self._applied_at < RESYNC_S
         config = self._config
         assert config is not None
-        self._dataplane.apply(
-            config.spec,
-            self._store.list("ippools"),
-            self._store.list("ipamblocks"),
-            tunnels=config.tunnels,
-            host_mtu_bytes=self._host_mtu(),
-            version=self._version,
-        )
+        if not fresh:
+            self._host_mtu = self._read_host_mtu(config.spec)
+        desired = self._desired(config)
+        if fresh and desired == self._applied:
+            return
+        self._dataplane.apply(desired)
+        self._write_mtu(self.pod_mtu_bytes())
+        self._applied, self._applied_at = desired, now
 
-    def _host_mtu(self) -> int:
+    def _desired(self, config: Config) -> Desired:
+        spec, tunnels, node = config.spec, config.tunnels, self._node
+        tunl = None
+        if tunnels.ipip:
+            tunl = Tunl(
+                ipip_mtu_bytes(spec, self._host_mtu, self._version),
+                self._ipam.assign_tunnel(Overlay.IPIP, node.name),
+            )
+        vxlan = None
+        vteps: dict[str, str] = {}
+        if tunnels.vxlan:
+            vteps = {
+                each.name: self._ipam.assign_tunnel(Overlay.VXLAN, each.name)
+                for each in (node, *self._peers)
+            }
+            vxlan = Vxlan(
+                vxlan_mtu_bytes(spec, self._host_mtu, self._version),
+                vteps[node.name],
+                int(spec.get("vxlanVNI") or DEFAULT_VNI),
+                int(spec.get("vxlanPort") or DEFAULT_PORT),
+                tuple((peer.name, vteps[peer.name], peer.underlay_ip) for peer in self._peers),
+            )
+        routes = plan_routes(
+            node,
+            self._peers,
+            [pool["spec"] for pool in ipv4_pools(self._store)],
+            affine_blocks(self._store),
+            tunnels=tunnels,
+            vteps=vteps,
+        )
+        return Desired(tunl, vxlan, routes)
+
+    def _read_host_mtu(self, spec: dict[str, Any]) -> int:
         links = json.loads(self._node.run(["ip", "-j", "link", "show"]))
-        return host_mtu_bytes({link["ifname"]: link["mtu"] for link in links})
+        mtus = {link["ifname"]: link["mtu"] for link in links}
+        try:
+            return host_mtu_bytes(mtus, spec.get("mtuIfacePattern") or DEFAULT_MTU_IFACE_PATTERN)
+        except re.error:
+            # Go's syntax, which Felix reads, knows a few constructs that Python's does not.
+            return host_mtu_bytes(mtus)
+
+    def _write_mtu(self, mtu_bytes: int) -> None:
+        """Tell the CNI plugin, where the node has a /var/lib of its own to write to."""
+        root = Path(f"/proc/{self._node.holder_pid}/root")
+        library = root / "var/lib"
+        if minor(self._version) < AUTO_MTU_FROM or not library.is_dir():
+            return
+        if library.stat().st_dev == Path("/var/lib").stat().st_dev:
+            return
+        file = root / _MTU_FILE
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(".new")
+        partial.write_text(f"{mtu_bytes}\n")
+        partial.replace(file)
 
     def _say(self, level: str, file: str, number: int, message: str) -> None:
-        self._lines.append(line(level, self._pid, file, number, message))
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        self._lines.append(felixlog.line(level, self._pid, file, number, message))

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+
+from ebpfperf.calico.releases import minor
+
+# Resource field → the name Felix logs, where it is not the field with its first word in capitals.
+_NAMES = {"ipipEnabled": "IpInIpEnabled", "ipipMTU": "IpInIpMtu"}
+_ACRONYMS = re.compile(r"^(aws|bpf|bgp|dns|ipv6|mtu|nat|vxlan)(?=[A-Z])")
 
 
 def line(level: str, pid: int, file: str, number: int, message: str) -> str:
@@ -10,3 +18,44 @@ def line(level: str, pid: int, file: str, number: int, message: str) -> str:
     now = datetime.now(UTC)
     stamp = f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d}"
     return f"{stamp} [{level}][{pid}] felix/{file} {number}: {message}"
+
+
+def internal_name(field: str) -> str:
+    """The name by which Felix logs a resource field: ``IpInIpEnabled``, ``BPFLogLevel``."""
+    if field in _NAMES:
+        return _NAMES[field]
+    upper = _ACRONYMS.sub(lambda match: match[1].upper().replace("IPV6", "IPv6"), field)
+    return upper[:1].upper() + upper[1:]
+
+
+def config_change(
+    old: Mapping[str, object], new: Mapping[str, object], version: str
+) -> list[tuple[str, str, int, str]]:
+    """(level, file, line, message) for each field that differs, worded as that release does.
+
+    Sources: v3.16.1 felix/daemon/daemon.go; v3.26.1 felix/config/config_params.go.
+    """
+    found = []
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) == new.get(key):
+            continue
+        fields = (
+            f'key="{internal_name(key)}" new="{_text(new.get(key))}" old="{_text(old.get(key))}"'
+        )
+        if minor(version) >= (3, 24):
+            message = "Configuration value changed; change DOES require Felix to restart."
+            found.append(("INFO", "config_params.go", 1047, f"{message} {fields}"))
+        else:
+            found.append(("WARNING", "daemon.go", 1084, f"Config change requires restart {fields}"))
+    return found
+
+
+def encapsulation_change(version: str) -> tuple[str, str, int, str]:
+    """(level, file, line, message) where the pools now ask for other tunnels."""
+    kinds = "IPIP, VXLAN and/or noencap" if minor(version) >= (3, 26) else "IPIP and/or VXLAN"
+    message = f"{kinds} encapsulation changed, need to restart."
+    return "WARNING", "daemon.go", 1147, message
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ebpfperf.calico.encapsulation import pool_overlay
 from ebpfperf.errors import LabError
 from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.model import Overlay
 
 
 class Ipam:
@@ -56,8 +58,20 @@ class Ipam:
         with self._lock:
             self._handles.pop(handle, None)
 
+    def assign_tunnel(self, kind: Overlay, node: str) -> str:
+        """The address of a node's tunnel device: from a pool of that overlay mode, if there is one.
+
+        LabError as in ``assign``.
+        """
+        names = [
+            pool["metadata"]["name"]
+            for pool in ipv4_pools(self._store)
+            if not pool["spec"].get("disabled") and pool_overlay(pool["spec"])[0] is kind
+        ]
+        return str(self.assign(f"{kind}-tunnel-addr-{node}", node, names))
+
     def _pools(self, wanted: Sequence[str]) -> list[dict[str, Any]]:
-        pools = [p for p in self._store.list("ippools") if not p["spec"].get("disabled")]
+        pools = [p for p in ipv4_pools(self._store) if not p["spec"].get("disabled")]
         if not wanted:
             return pools
         found = [p for p in pools if {p["metadata"]["name"], p["spec"]["cidr"]} & set(wanted)]
@@ -73,12 +87,11 @@ class Ipam:
         network = ipaddress.IPv4Network(pool["spec"]["cidr"])
         size = int(pool["spec"].get("blockSize") or 26)
         affine, used = [], set()
-        for block in self._store.list("ipamblocks"):
-            cidr = ipaddress.IPv4Network(block["spec"]["cidr"])
+        for cidr, owner in affine_blocks(self._store):
             if not cidr.subnet_of(network):
                 continue
             used.add(cidr)
-            if block["spec"]["affinity"] == f"host:{node}":
+            if owner == node:
                 affine.append(cidr)
         taken = set(self._handles.values())
         if any(address not in taken for block in affine for address in block):
@@ -88,6 +101,29 @@ class Ipam:
                 self._store.create("ipamblocks", _block(cidr, node))
                 return [*affine, cidr]
         return affine
+
+
+def ipv4_pools(store: ObjectStore) -> list[dict[str, Any]]:
+    """The IPPool objects that hold IPv4 addresses, by name; disabled ones too."""
+    return [pool for pool in store.list("ippools") if ":" not in pool["spec"]["cidr"]]
+
+
+def affine_blocks(store: ObjectStore) -> list[tuple[ipaddress.IPv4Network, str]]:
+    """(block, name of the node it belongs to); blocks somebody else wrote otherwise are left out.
+
+    The affinity reads ``host:<node>`` (libcalico-go, AllocationBlock).
+    """
+    found = []
+    for block in store.list("ipamblocks"):
+        spec = block.get("spec") or {}
+        kind, _, owner = str(spec.get("affinity", "")).partition(":")
+        try:
+            cidr = ipaddress.IPv4Network(spec.get("cidr", ""))
+        except ValueError:
+            continue
+        if kind == "host":
+            found.append((cidr, owner))
+    return found
 
 
 def pools_of(pod: dict[str, Any]) -> list[str]:

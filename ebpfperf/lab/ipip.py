@@ -57,12 +57,22 @@ class Tunnel:
         return bool(self._node.run(["ip", "-br", "link", "show", DEVICE], check=False).strip())
 
     def _create(self) -> None:
+        # Where the kernel has it, it is there as soon as its module is loaded, which this does.
         add = ["ip", "link", "add", DEVICE, "type", "ipip", "remote", "any", "local", "any"]
         self._node.run(add, check=False)
         if self._exists():
             return
         self._tun = _open_tun(self._node)
-        self._node.run(["ip", "link", "set", DEVICE, "up"])
+        try:
+            self._attach()
+        except BaseException:
+            # A device without its programs would swallow packets, and look as if it were ready.
+            self.close()
+            raise
+
+    def _attach(self) -> None:
+        # An IPIP device has no IPv6 of its own; a TUN would announce itself.
+        self._node.run(["ip", "link", "set", DEVICE, "addrgenmode", "none"])
         program = compile_program(
             {
                 "NODE_IP": struct.unpack("=I", socket.inet_aton(self._node.underlay_ip))[0],

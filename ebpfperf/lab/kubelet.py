@@ -18,11 +18,12 @@ from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.ipam import Ipam, pools_of
 from ebpfperf.lab.nodes import LabNode, marked_environment, run
 from ebpfperf.lab.objects import ObjectStore
-from ebpfperf.lab.status import StatusError
+from ebpfperf.lab.status import NotFound, StatusError
 
 GATEWAY = "169.254.1.1"
 HOST_SIDE_MAC = "ee:ee:ee:ee:ee:ee"
 _RESYNC_S = 5.0
+_RETRY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +98,11 @@ class Kubelet:
                 self._reconcile()
             except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:
                 _log.warning("kubelet %s: %s", self._node.name, error)
-                self._stopped.wait(0.5)
+                self._stopped.wait(_RETRY_S)
+                version = seen
+            except Exception:  # A controller that died would leave its node stale, unsaid.
+                _log.exception("kubelet %s", self._node.name)
+                self._stopped.wait(_RETRY_S)
                 version = seen
             seen = self._store.changed(version, _RESYNC_S)
 
@@ -110,31 +115,38 @@ class Kubelet:
         wanted = {pod["metadata"]["uid"] for pod in pods}
         for uid in set(self._sandboxes) - wanted:
             self._tear_down(self._sandboxes[uid])
-        for pod in pods:
-            uid = pod["metadata"]["uid"]
-            sandbox = self._sandboxes.get(uid)
-            if "deletionTimestamp" in pod["metadata"]:
-                if sandbox is not None:
-                    self._tear_down(sandbox)
-                self._store.finalize_delete(
-                    "pods", pod["metadata"]["name"], pod["metadata"]["namespace"]
-                )
-            elif pod["spec"].get("hostNetwork"):
-                self._report(pod, self._node.underlay_ip)
-            elif sandbox is None:
-                self._bring_up(pod)
-            elif sandbox.process.poll() is not None:
-                # The pod's process was killed: as after a crash, the sandbox is made anew.
+        # Going first: a successor may carry the name, and with it the device's name, at once.
+        for pod in sorted(pods, key=lambda pod: "deletionTimestamp" not in pod["metadata"]):
+            try:
+                self._reconcile_pod(pod)
+            except NotFound:
+                continue  # deleted meanwhile: the next look finds it gone
+            except EbpfperfError as error:
+                # One pod that cannot be made must not keep the others waiting.
+                _log.warning("kubelet %s: %s", self._node.name, error)
+                self._report_waiting(pod, str(error))
+
+    def _reconcile_pod(self, pod: dict[str, Any]) -> None:
+        uid = pod["metadata"]["uid"]
+        sandbox = self._sandboxes.get(uid)
+        if "deletionTimestamp" in pod["metadata"]:
+            if sandbox is not None:
                 self._tear_down(sandbox)
-                self._bring_up(pod)
+            self._store.finalize_delete(
+                "pods", pod["metadata"]["name"], pod["metadata"]["namespace"]
+            )
+        elif pod["spec"].get("hostNetwork"):
+            self._report(pod, self._node.underlay_ip)
+        elif sandbox is None:
+            self._bring_up(pod)
+        elif sandbox.process.poll() is not None:
+            # The pod's process was killed: as after a crash, the sandbox is made anew.
+            self._tear_down(sandbox)
+            self._bring_up(pod)
 
     def _bring_up(self, pod: dict[str, Any]) -> None:
         meta = pod["metadata"]
-        try:
-            address = str(self._ipam.assign(meta["uid"], self._node.name, pools_of(pod)))
-        except EbpfperfError as error:
-            self._report_waiting(pod, str(error))
-            return
+        address = str(self._ipam.assign(meta["uid"], self._node.name, pools_of(pod)))
         container = hashlib.sha256(f"{meta['uid']}{uuid.uuid4()}".encode()).hexdigest()
         cgroup = cgroup_of(self._node, meta["uid"], container)
         cgroup.mkdir(parents=True)
@@ -149,16 +161,21 @@ class Kubelet:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        (cgroup / "cgroup.procs").write_text(str(process.pid))
         device = device_name(meta["namespace"], meta["name"])
         sandbox = Sandbox(
             meta["uid"], meta["name"], meta["namespace"], process, device, cgroup, address
         )
         self._sandboxes[meta["uid"]] = sandbox
-        self._wire(sandbox)
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdout.close()
+            (cgroup / "cgroup.procs").write_text(str(process.pid))
+            self._wire(sandbox)
+        except BaseException:
+            # Half a pod would look like a whole one at the next look.
+            self._tear_down(sandbox)
+            raise
         self._report(pod, address)
 
     def _wire(self, sandbox: Sandbox) -> None:

@@ -23,7 +23,6 @@
 
 #define AF_INET 2
 #define DF bpf_htons(0x4000)
-#define OUTER_TTL 64
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -77,7 +76,7 @@ int ipip_encap(struct __sk_buff *skb)
 	outer.tos = inner.tos;
 	outer.tot_len = bpf_htons(bpf_ntohs(inner.tot_len) + sizeof(outer));
 	outer.frag_off = inner.frag_off & DF;
-	outer.ttl = OUTER_TTL;
+	outer.ttl = inner.ttl; /* "ttl inherit", as Calico's tunl0 */
 	outer.protocol = IPPROTO_IPIP;
 	outer.saddr = NODE_IP;
 	outer.daddr = via;
