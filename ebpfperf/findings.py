@@ -17,8 +17,6 @@ import pandas as pd
 from ebpfperf import compare, metrics, tables
 from ebpfperf.model import Campaign, Path, Status
 
-LAB_PREFIX = "lab.ebpfperf/"
-
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -58,7 +56,7 @@ class Commands:
 
 def emulated(facts: pd.DataFrame) -> bool:
     """Whether any fact says that the cluster was the embedded lab."""
-    return bool(facts["name"].str.contains(LAB_PREFIX, regex=False).any())
+    return bool(_told_by_lab(facts).any())
 
 
 def notice(facts: pd.DataFrame) -> Sentences:
@@ -75,14 +73,42 @@ def notice(facts: pd.DataFrame) -> Sentences:
             "The nodes share one kernel and its cores (same boot_id): sender and receiver compete "
             "for CPU, so read ratios between treatments, not absolute rates."
         )
-    kinds = [kind for kind in _values(facts, "tunl0_kind") if kind != "ipip"]
-    if kinds:
-        said.append(
-            f"IPIP was not carried by the kernel's ipip driver (tunl0 is of kind "
-            f"{', '.join(kinds)}) but by a stand-in that puts the same protocol-4 packets on the "
-            "wire: its CPU cost is the stand-in's."
-        )
+    said += [
+        f"IPIP was carried by a {driver}, not by the kernel's ipip device: the packets on the wire "
+        "are the same, the CPU cost is that of the stand-in."
+        for driver in _values(facts, "ipip_driver")
+        if "BPF" in driver
+    ]
     return Sentences(tuple(said), "notice")
+
+
+def conditions(facts: pd.DataFrame) -> Sentences:
+    """The few facts that decide what the numbers are of; the rest is in the appendix."""
+    said = []
+    for name, words in _CONDITIONS.items():
+        values = [value for value in _values(facts, name) if value != "not in use"]
+        if values:
+            said.append(f"{words}: {', '.join(values)}.")
+    told = facts[_told_by_lab(facts)].drop_duplicates(["name", "value"])
+    for row in told.to_dict("records"):
+        key = str(row["name"]).rpartition("lab.ebpfperf/")[2].removeprefix("lab_")
+        said.append(f"Lab, {key.replace('_', ' ')}: {row['value']}.")
+    return Sentences(tuple(said))
+
+
+_CONDITIONS = {
+    "calico_release": "Calico release",
+    "felix_dataplane": "Dataplane, as Felix announced it",
+    "ipip_driver": "IPIP carried by",
+    "kernel": "Kernel",
+    "cpu_model": "CPU",
+}
+
+
+def _told_by_lab(facts: pd.DataFrame) -> pd.Series[bool]:
+    """Rows in which an emulation says what it is: its nodes carry annotations of that prefix."""
+    names = facts["name"]
+    return names.str.startswith("lab_") | names.str.contains("lab.ebpfperf/", regex=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +228,6 @@ def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
             + ". Differences of that size between pods prove nothing."
         ]
     return ["Between hosts, where no overlay is in the way, no difference was established."]
-
-
-def conditions(facts: pd.DataFrame) -> Sentences:
-    """What a lab says of itself in its annotations; empty for a cluster of real machines."""
-    told = facts[facts["name"].str.contains(LAB_PREFIX, regex=False)]
-    pairs = told.assign(key=told["name"].str.split(LAB_PREFIX, regex=False).str[-1])
-    unique = pairs.drop_duplicates(["key", "value"])
-    return Sentences(tuple(f"Lab, {row.key}: {row.value}." for row in unique.itertuples()))
 
 
 def repeat(campaign: FilePath, notebook: str) -> Commands:

@@ -66,16 +66,15 @@ def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
         found += [
             Fact(node, "boot_id", boot),
             Fact(node, "hostname", node),
-            Fact(node, "kernel_release", "6.18.0"),
+            Fact(node, "kernel", "6.18.0"),
             Fact(node, "cpus", "2"),
             Fact(node, "nic_mtu", "1500", "bytes"),
-            Fact(node, "tunl0_kind", "veth"),
+            Fact(node, "ipip_driver", "veth device with encapsulation by BPF programs"),
             Fact(node, "calico_release", "v3.26.1"),
             Fact(node, "perf_version", "UNKNOWN: not installed"),
         ]
         if lab:
-            name = "annotation lab.ebpfperf/emulation"
-            found.append(Fact(node, name, "independent emulation; not Calico"))
+            found.append(Fact(node, "lab_emulation", "independent emulation; not Calico"))
     return tuple(found)
 
 

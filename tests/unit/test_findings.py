@@ -1,0 +1,132 @@
+"""Sentences: what a reader who reads nothing else is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic import CAMPAIGN, facts, facts_frame, failed, results, trials_frame
+
+from ebpfperf import compare, findings, tables
+from ebpfperf.model import Fact
+
+TRIALS = trials_frame(results())
+EFFECTS = compare.effects(TRIALS, CAMPAIGN)
+LAB = facts_frame(facts())
+REAL = facts_frame(
+    [
+        *(fact for fact in facts(lab=False, shared_kernel=False) if fact.name != "ipip_driver"),
+        Fact("node-1", "ipip_driver", "kernel ipip device"),
+    ]
+)
+
+
+def test_a_lab_is_called_a_lab_first() -> None:
+    said = findings.notice(LAB).items
+    assert said[0].startswith("Lab: ")
+    assert "not Calico" in said[0]
+    assert "share one kernel" in said[1]
+    assert "BPF programs, not by the kernel's ipip device" in said[2]
+
+
+def test_real_machines_are_not() -> None:
+    assert findings.notice(REAL).items == ()
+    assert findings.notice(REAL)._repr_html_() == ""
+    assert not findings.emulated(REAL)
+    assert "IPIP carried by: kernel ipip device." in findings.conditions(REAL).items
+
+
+def test_an_unread_boot_id_is_no_shared_kernel() -> None:
+    unknown = [Fact(node, "boot_id", "UNKNOWN: not readable") for node in ("a", "b")]
+    assert not compare.shared_kernel(facts_frame(unknown))
+
+
+def test_every_headline_has_value_interval_and_verdict() -> None:
+    said = findings.headlines(EFFECTS, CAMPAIGN)
+    assert len(said.items) == 5
+    first = said.items[0]
+    assert first.lead == "Throughput (flow tcp, higher is better): 14.9 Gbit/s with none."
+    changes = dict(first.changes)
+    (vxlan,) = [change for change in changes if change.startswith("vxlan")]
+    assert vxlan.count("%") == 2
+    assert changes[vxlan] == "worse, beyond the margin"
+    assert "host" not in str(said)
+    assert str(said).count("\n") == 4
+
+
+def test_undecided_says_what_would_have_been_seen() -> None:
+    noisy = compare.effects(trials_frame(results(noise=0.2)), CAMPAIGN)
+    said = str(findings.headlines(noisy, CAMPAIGN))
+    assert "undecided (a change of" in said
+    assert "would have been seen" in said
+
+
+def test_void_says_why_and_shows_no_interval() -> None:
+    few = compare.effects(TRIALS[TRIALS["block"] < 2], CAMPAIGN)
+    said = str(findings.headlines(few, CAMPAIGN))
+    assert "void: too few blocks: 2 of 6" in said
+    assert " to " not in said
+
+
+def test_nothing_measured_is_said() -> None:
+    said = findings.headlines(compare.effects(TRIALS.iloc[:0], CAMPAIGN), CAMPAIGN)
+    assert "No trial" in said._repr_html_()
+
+
+def test_validity_counts_trials_blocks_failures_and_warnings() -> None:
+    found = [
+        failed(result, reason="refused: the server refused the connection")
+        if result.trial.block == 2 and result.trial.flow.name == "tcp"
+        else result
+        for result in results()
+    ]
+    trials = trials_frame(found).assign(warnings="tcp_rtt could not run")
+    said = findings.validity(trials, LAB, CAMPAIGN).items
+    assert said[0].startswith("69 of 72 planned trials are good; 7 of 8 blocks are complete")
+    assert "3 trial(s) failed: refused." in said
+    assert "tcp_rtt could not run (72 of 72 trials)." in said
+    assert "Between hosts, where no overlay is in the way, no difference was established." in said
+
+
+def test_a_difference_between_hosts_casts_doubt_on_the_rest() -> None:
+    spoiled = TRIALS.copy()
+    away = spoiled["flow"].eq("host-tcp") & spoiled["treatment"].eq("vxlan")
+    spoiled.loc[away, "received_bits_per_s"] *= 0.7
+    said = str(findings.validity(spoiled, LAB, CAMPAIGN))
+    assert "treatments differ all the same: vxlan −30" in said
+    assert "prove nothing" in said
+
+
+def test_html_is_escaped() -> None:
+    trials = TRIALS.assign(warnings="<b>bold</b>")
+    html = findings.validity(trials, LAB, CAMPAIGN)._repr_html_()
+    assert "<b>" not in html
+    assert "&lt;b&gt;bold" in html
+
+
+def test_tables_have_a_caption_scoped_headers_and_lettered_notes() -> None:
+    table = tables.effects(EFFECTS, CAMPAIGN, metric="received_bits_per_s")
+    html = table._repr_html_()
+    assert html.count('scope="col"') == len(table.frame.columns)
+    assert html.count('scope="row"') == len(table.frame)
+    assert "<caption>Throughput: each treatment against none" in html
+    assert table.notes == (
+        "MTU 1480 against 1500: belongs to the treatment",
+        "MTU 1450 against 1500: belongs to the treatment",
+    )
+    assert table.frame["notes"].tolist() == ["a", "b", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(0.9, 1.1, "−10.0 to +10.0 %"), (np.nan, np.nan, "–"), (0.958, 0.97, "−4.2 to −3.0 %")],
+)
+def test_intervals_read_well(low: float, high: float, text: str) -> None:
+    assert tables.interval(low, high) == text
+
+
+def test_facts_stand_side_by_side() -> None:
+    frame = facts_frame([*facts(), Fact("", "felix_spec", "absent")])
+    table = tables.facts(frame)
+    assert list(table.frame.columns) == ["fact", "cluster", "node-1", "node-2"]
+    assert table.frame.set_index("fact").loc["nic_mtu", "node-1"] == "1500 bytes"
+    assert table.frame.set_index("fact").loc["felix_spec", "cluster"] == "absent"
