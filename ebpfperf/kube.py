@@ -322,6 +322,8 @@ def _kubeconfig_path(given: str | None) -> Path | None:
 
 def _read_config(path: Path) -> KubeConfig:
     content = YAML(typ="safe", pure=True).load(path.read_text())
+    if not isinstance(content, dict):
+        raise ConfigError("it is not a kubeconfig")
     return KubeConfig.from_dict(content, fname=path)
 
 
