@@ -21,12 +21,15 @@ def up(
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 2,
     release: Annotated[str, typer.Option(help="Calico release to present.")] = "v3.26",
     mtu: Annotated[int, typer.Option(help="MTU of the underlay, bytes.")] = 1500,
+    subnets: Annotated[
+        int, typer.Option(help="Subnets of the underlay, nodes dealt out in turn.")
+    ] = 1,
 ) -> None:
     """Bring a lab up; nothing when it is up already."""
     from ebpfperf.lab import lifecycle
     from ebpfperf.lab.state import Shape
 
-    lab, fresh = lifecycle.up(Shape(name, nodes, release, mtu))
+    lab, fresh = lifecycle.up(Shape(name, nodes, release, mtu, subnets))
     state = "is up" if fresh else "was up already"
     typer.echo(f"Lab {name} {state}: {nodes} nodes, presents Calico {release}.")
     typer.echo(f'For your shell: eval "$(ebpfperf lab env --name {name})"')
@@ -39,9 +42,9 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="Every lab on this machine.")] = False,
 ) -> None:
     """Take a lab down, whatever state it is in; nothing of it is left."""
-    from ebpfperf.lab import lifecycle, state
+    from ebpfperf.lab import lifecycle
 
-    for one in state.names() if everything else [name]:
+    for one in lifecycle.every_name() if everything else [name]:
         found = lifecycle.down(one)
         typer.echo(f"Lab {one} is down." if found else f"There was no lab {one}.")
 
@@ -49,61 +52,54 @@ def down(
 @app.command()
 def status(name: Name = "lab", as_json: Json = False) -> None:
     """Show the lab's nodes, pods and encapsulation, as the nodes have them."""
-    from ebpfperf.lab import lifecycle
-    from ebpfperf.lab.inspection import node_rows
+    from ebpfperf.lab import running
+    from ebpfperf.lab.inspection import describe
 
-    lab = lifecycle.the(name)
-    rows = node_rows(lab)
+    document = describe(running.the(name))
     if as_json:
-        document = {
-            "name": name,
-            "release": lab.shape.release,
-            "mtu_bytes": lab.shape.mtu_bytes,
-            "daemon_pid": lab.daemon_pid,
-            "kubeconfig": str(lab.kubeconfig),
-            "ssh_config": str(lab.ssh_config),
-            "nodes": rows,
-        }
         typer.echo(json.dumps(document, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Lab {name}: presents Calico {lab.shape.release}; it is not Calico")
-    for column in ("node", "ssh", "underlay", "nic", "pods", "encap", "ipip driver"):
+    table = Table(title=f"Lab {name}: presents Calico {document['release']}; it is not Calico")
+    columns = {
+        "node": "name",
+        "ssh": "ssh",
+        "underlay": "underlay_ip",
+        "nic": "nic",
+        "holder": "holder_pid",
+        "pods": "pods",
+        "encapsulation": "encapsulation",
+        "ipip driver": "ipip_driver",
+    }
+    for column in columns:
         table.add_column(column)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["ssh"],
-            row["underlay_ip"],
-            row["nic"],
-            str(row["pods"]),
-            row["encapsulation"],
-            row["ipip_driver"],
-        )
-    Console().print(table)
+    for row in document["nodes"]:
+        table.add_row(*(str(row[key]) for key in columns.values()))
+    console = Console()
+    console.print(table)
+    for row in document["nodes"]:
+        console.print(f"{row['name']} felix: {row['felix']}", markup=False, highlight=False)
+    console.print(f"API: {document['api']}", highlight=False)
 
 
 @app.command()
 def shell(node: str, name: Name = "lab") -> None:
     """Open a shell on a node, by SSH."""
-    from ebpfperf.errors import LabError
-    from ebpfperf.lab import lifecycle
+    from ebpfperf.lab import running
 
-    lab = lifecycle.the(name)
-    names = [row["name"] for row in lab.nodes]
-    if node not in names:
-        raise LabError(f"The lab {name} has no node {node}.", f"It has {', '.join(names)}.")
+    lab = running.the(name)
+    lab.node(node)
     os.execvp("ssh", ["ssh", "-F", str(lab.ssh_config), node])
 
 
 @app.command()
 def env(name: Name = "lab", as_json: Json = False) -> None:
     """Print KUBECONFIG and the SSH configuration, for ``eval``."""
-    from ebpfperf.lab import lifecycle
+    from ebpfperf.lab import running
 
-    lab = lifecycle.the(name)
+    lab = running.the(name)
     values = {"KUBECONFIG": str(lab.kubeconfig), "EBPFPERF_SSH_CONFIG": str(lab.ssh_config)}
     if as_json:
         typer.echo(json.dumps(values, indent=2))

@@ -1,38 +1,68 @@
-"""What a running lab's nodes show, read from their kernels."""
+"""What a running lab's nodes show, read from their kernels and from Felix's log."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from ebpfperf.lab.dataplane import VXLAN_DEVICE
-from ebpfperf.lab.ipip import DEVICE
-from ebpfperf.lab.lifecycle import Lab
-from ebpfperf.lab.nodes import run
+from ebpfperf.errors import LabError
+from ebpfperf.lab.nodes import LabNode, run
+from ebpfperf.lab.running import Lab
 
-_STAND_IN = "tc-BPF stand-in"
+_TUNL, _VXLAN = "tunl0", "vxlan.calico"
+_DRIVERS = {"ipip": "kernel", "tun": "tc-BPF stand-in"}
 
 
-def node_rows(lab: Lab) -> list[dict[str, Any]]:
-    """A row a node: what ``nodes.json`` says; pods, encapsulation and ipip driver as observed."""
-    rows = []
-    for node in lab.nodes:
-        enter = ["nsenter", f"--net=/proc/{node['holder_pid']}/ns/net", "--", "ip", "-j", "-d"]
-        links = {link["ifname"]: link for link in json.loads(run([*enter, "link", "show"]))}
-        routes = json.loads(run([*enter, "route", "show"]) or "[]")
-        devices = {route.get("dev") for route in routes}
-        tunnel = links.get(DEVICE)
-        kind = tunnel["linkinfo"]["info_kind"] if tunnel else ""
-        rows.append(
-            {
-                **node,
-                "pods": sum(name.startswith("cali") for name in links),
-                "encapsulation": "vxlan"
-                if VXLAN_DEVICE in devices
-                else "ipip"
-                if DEVICE in devices
-                else "none",
-                "ipip_driver": {"ipip": "kernel", "tun": _STAND_IN}.get(kind, "not in use"),
-            }
-        )
-    return rows
+def describe(lab: Lab) -> dict[str, Any]:
+    """The lab as a JSON document: what it was asked to be, and a row a node as observed."""
+    said = _felix(lab)
+    return {
+        "name": lab.name,
+        "release": lab.shape.release,
+        "mtu_bytes": lab.shape.mtu_bytes,
+        "subnets": lab.shape.subnets,
+        "daemon_pid": lab.daemon_pid,
+        "api": lab.api.url,
+        "kubeconfig": str(lab.kubeconfig),
+        "ssh_config": str(lab.ssh_config),
+        "nodes": [_row(node, said.get(node.name, "")) for node in lab.nodes],
+    }
+
+
+def _felix(lab: Lab) -> dict[str, str]:
+    """Node name → the last line of its Felix's log."""
+    pods = "/api/v1/namespaces/kube-system/pods"
+    try:
+        items = json.loads(lab.api.get(f"{pods}?labelSelector=k8s-app%3Dcalico-node"))["items"]
+        return {
+            pod["spec"]["nodeName"]: lab.api.get(
+                f"{pods}/{pod['metadata']['name']}/log?tailLines=1"
+            ).decode(errors="replace")
+            for pod in items
+        }
+    except OSError as error:
+        raise LabError(
+            f"The API of the lab {lab.name} does not answer: {error}.", "Try again."
+        ) from error
+
+
+def _row(node: LabNode, felix_said: str) -> dict[str, Any]:
+    ip = [*node.in_network(["ip"]), "-j", "-d"]
+    links = {link["ifname"]: link for link in json.loads(run([*ip, "link", "show"]))}
+    routes = json.loads(run([*ip, "route", "show"]) or "[]")
+    # Routes to other nodes' blocks; a tunnel device alone encapsulates nothing.
+    devices = {route.get("dev") for route in routes if route.get("gateway")}
+    tunl = links.get(_TUNL)
+    overlays = [name for name, device in (("ipip", _TUNL), ("vxlan", _VXLAN)) if device in devices]
+    return {
+        "name": node.name,
+        "ssh": f"{node.ssh_address}:{node.ssh_port}",
+        "underlay_ip": node.underlay_ip,
+        "nic": node.nic,
+        "mtu_bytes": links[node.nic]["mtu"],
+        "holder_pid": node.holder_pid,
+        "pods": sum(name.startswith("cali") for name in links),
+        "encapsulation": " and ".join(overlays) or "none",
+        "ipip_driver": _DRIVERS.get(tunl["linkinfo"]["info_kind"], "?") if tunl else "not in use",
+        "felix": felix_said.strip(),
+    }

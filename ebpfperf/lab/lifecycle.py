@@ -3,62 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import platform
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpfperf.calico.releases import FULL_VERSIONS
 from ebpfperf.errors import LabError
-from ebpfperf.lab import processes, state
-from ebpfperf.lab.nodes import cgroup_root, marked_environment, remove_cgroups
+from ebpfperf.lab import cgroups, machine, processes, state
+from ebpfperf.lab.nodes import marked_environment
+from ebpfperf.lab.running import Lab, find
 from ebpfperf.lab.state import Shape
 
-_NEEDED = (
-    ("unshare", "util-linux"),
-    ("nsenter", "util-linux"),
-    ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("sshd", "openssh-server"),
-    ("ssh-keygen", "openssh-client"),
-)
 _UP_S = 60.0
 _DOWN_S = 15.0
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A lab that runs, and how to reach it."""
-
-    shape: Shape
-    directory: Path
-    daemon_pid: int
-
-    @property
-    def kubeconfig(self) -> Path:
-        """For KUBECONFIG."""
-        return self.directory / "kubeconfig"
-
-    @property
-    def ssh_config(self) -> Path:
-        """For ``ssh -F``."""
-        return self.directory / "ssh_config"
-
-    @property
-    def nodes(self) -> list[dict[str, Any]]:
-        """name, ssh, underlay_ip, nic, holder_pid of each node."""
-        found: list[dict[str, Any]] = json.loads((self.directory / "nodes.json").read_text())
-        return found
+_LOCK_S = 90.0
 
 
 def up(shape: Shape) -> tuple[Lab, bool]:
@@ -71,125 +38,77 @@ def up(shape: Shape) -> tuple[Lab, bool]:
     LabError
         A lab of that name runs with another shape, or this machine cannot run one.
     """
-    check_machine(shape)
+    machine.check(shape)
     with _locked(shape.name):
         running = find(shape.name)
         if running is not None:
-            if running.shape != shape:
-                raise LabError(
-                    f"A lab named {shape.name} runs already, with {running.shape}.",
-                    f"Take it down (ebpfperf lab down --name {shape.name}) or choose another name.",
-                )
+            _refuse_other(running.shape, shape)
             return running, False
         _clean(shape.name)
         try:
             _start(shape)
+            lab = find(shape.name)
+            if lab is None:
+                raise LabError(f"The lab {shape.name} ended as soon as it was up.", "Try again.")
         except BaseException:
             _clean(shape.name)
             raise
-        lab = find(shape.name)
-        if lab is None:
-            _clean(shape.name)
-            raise LabError(f"The lab {shape.name} ended as soon as it was up.", "Try again.")
         return lab, True
 
 
 def down(name: str) -> bool:
-    """Whether anything of that lab was there; afterwards nothing is."""
+    """Whether anything of that lab was there; afterwards nothing is.
+
+    Raises
+    ------
+    LabError
+        Not root, or a process or cgroup of it cannot be removed.
+    """
     state.check_name(name)
-    _check_root()
-    if not state.directory(name).exists() and not processes.marked(name):
-        return False
+    machine.check_root()
     with _locked(name):
-        lab = find(name)
-        if lab is not None:
-            os.kill(lab.daemon_pid, signal.SIGTERM)
-            deadline = time.monotonic() + _DOWN_S
-            while processes.alive(lab.daemon_pid) and time.monotonic() < deadline:
-                time.sleep(0.02)
-        _clean(name)
-    _remove_lock(name)
-    return True
+        found = state.directory(name).exists() or cgroups.lab_cgroup(name).exists()
+        found = found or bool(processes.marked(name))
+        if found:
+            _stop_daemon(name)
+            _clean(name)
+    return found
 
 
-def find(name: str) -> Lab | None:
-    """The lab of that name if it is healthy: its daemon lives and its files are there."""
-    directory = state.directory(name)
-    found = state.read_shape(directory)
-    if found is None:
-        return None
-    shape, pid = found
-    if not processes.alive(pid) or pid not in processes.marked(name):
-        return None
-    lab = Lab(shape, directory, pid)
-    if not lab.kubeconfig.is_file() or not (directory / "nodes.json").is_file():
-        return None
-    if not all(processes.alive(node["holder_pid"]) for node in lab.nodes):
-        return None
-    return lab
+def every_name() -> list[str]:
+    """Names of all labs of which there is a trace: on disk, in the cgroups or a process."""
+    names = set(state.names()) | cgroups.lab_names() | processes.lab_names()
+    return sorted(name for name in names if state.is_name(name))
 
 
-def the(name: str) -> Lab:
-    """The running lab of that name; LabError with what runs instead."""
-    lab = find(name)
-    if lab is None:
-        others = [other for other in state.names() if find(other) is not None]
+def _refuse_other(running: Shape, wanted: Shape) -> None:
+    differences = [
+        f"{field} {getattr(running, field)} and not {getattr(wanted, field)}"
+        for field in ("nodes", "release", "mtu_bytes", "subnets")
+        if getattr(running, field) != getattr(wanted, field)
+    ]
+    if differences:
         raise LabError(
-            f"No lab named {name} is running.",
-            f"Running: {', '.join(others)}."
-            if others
-            else f"Bring it up: ebpfperf lab up --name {name}",
-        )
-    return lab
-
-
-def check_machine(shape: Shape) -> None:
-    """Nothing, or the LabError that says why this machine cannot run that lab."""
-    state.check_name(shape.name)
-    if platform.system() != "Linux":
-        raise LabError(
-            "The lab needs Linux: it is made of network namespaces.",
-            "What works here: ebpfperf report --all --campaign examples/demo",
-        )
-    _check_root()
-    if shape.release not in FULL_VERSIONS:
-        raise LabError(
-            f"The lab cannot present Calico {shape.release}.",
-            f"Choose one of {', '.join(FULL_VERSIONS)}.",
-        )
-    if not 2 <= shape.nodes <= 20:
-        raise LabError(f"A lab has 2 to 20 nodes, not {shape.nodes}.", "Give --nodes 2 or more.")
-    if not 1280 <= shape.mtu_bytes <= 9216:
-        raise LabError(
-            f"An underlay MTU of {shape.mtu_bytes} bytes is not useful.", "Choose 1280 to 9216."
-        )
-    for binary, package in _NEEDED:
-        if shutil.which(binary, path=_SYSTEM_PATH) is None:
-            raise LabError(f"{binary} is missing.", f"Install it: apt-get install {package}")
-    cgroup_root()
-
-
-def _check_root() -> None:
-    if os.geteuid() != 0:
-        raise LabError(
-            "The lab needs root: it makes network namespaces.",
-            "Run it with sudo. What works without: ebpfperf report --all --campaign examples/demo",
+            f"A lab named {running.name} runs already, with {', '.join(differences)}.",
+            f"Take it down first (ebpfperf lab down --name {running.name}) or choose another name.",
         )
 
 
 def _start(shape: Shape) -> None:
+    """Start the daemon and wait until it says that the lab is up."""
     directory = state.directory(shape.name)
     try:
         directory.mkdir(parents=True, mode=0o700)
+        state.write_shape(directory, shape)
+        errors = open(directory / "daemon.err", "wb")
     except OSError as error:
-        raise LabError(
-            f"{directory} cannot be made: {error.strerror}.", "Free space in /run."
-        ) from error
-    argv = [sys.executable, "-m", "ebpfperf.lab.daemon", str(directory)]
-    argv += [shape.name, str(shape.nodes), shape.release, str(shape.mtu_bytes)]
-    with open(directory / "daemon.err", "wb") as errors:
+        raise _unwritable(error) from error
+    cgroup = cgroups.make(cgroups.lab_cgroup(shape.name) / "daemon")
+    with errors:
         process = subprocess.Popen(
-            argv,
+            cgroups.joining(
+                cgroup, [sys.executable, "-m", "ebpfperf.lab.daemon", "--state", str(directory)]
+            ),
             env=marked_environment(shape.name),
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -197,67 +116,132 @@ def _start(shape: Shape) -> None:
             stderr=errors,
             start_new_session=True,
         )
-    assert process.stdout is not None
-    said = _first_line(process, _UP_S)
-    process.stdout.close()
+    said = _first_line(process)
     if said.get("ready"):
+        # It lives on: this is no child to be waited for.
+        process.returncode = 0
         return
     processes.end({process.pid})
+    process.wait()
+    if "error" in said:
+        raise LabError(said["error"], said.get("remedy", ""))
     tail = (directory / "daemon.err").read_text(errors="replace").strip().splitlines()
-    raise LabError(
-        str(said.get("error") or f"The lab did not come up: {tail[-1] if tail else 'no reason'}."),
-        "" if said.get("error") else f"See {directory}/daemon.log.",
+    reason = tail[-1] if tail else f"its process ended with status {process.returncode}"
+    raise LabError(f"The lab {shape.name} did not come up: {reason}.", "This is a defect.")
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What the daemon says, as JSON; empty when it ends in silence."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + _UP_S
+    data = b""
+    with process.stdout as pipe:
+        while b"\n" not in data:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return {
+                    "error": f"The lab did not come up within {_UP_S:g} s.",
+                    "remedy": "Is the machine very busy? Try again.",
+                }
+            chunk = os.read(pipe.fileno(), 65536)
+            if not chunk:
+                return {}
+            data += chunk
+    found: dict[str, Any] = json.loads(data.split(b"\n")[0])
+    return found
+
+
+def _unwritable(error: OSError) -> LabError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return LabError(
+        f"{error.filename or state.ROOT} cannot be written: {error.strerror}.",
+        "Free space there." if full else "The lab keeps its state below /run, which root writes.",
     )
 
 
-def _first_line(process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    data = b""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        data += process.stdout.read() or b""
-        if b"\n" in data:
-            found: dict[str, Any] = json.loads(data.split(b"\n")[0])
-            return found
-        if process.poll() is not None:
-            return {}
-        time.sleep(0.01)
-    return {"error": f"The lab did not come up within {timeout_s:g} s."}
+def _stop_daemon(name: str) -> None:
+    """Let the daemon put its things away, if there is one that can."""
+    recorded = state.read_shape(state.directory(name))
+    if recorded is None or not processes.carries(recorded[1], name):
+        return
+    pid = recorded[1]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_S
+    while processes.alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _clean(name: str) -> None:
     """End what runs of the lab and remove what it has on disk; whatever state it is in."""
-    left = processes.end(processes.of_lab(name))
-    # A process started by one that was just ended can have been missed.
-    left |= processes.end(processes.of_lab(name))
-    if left:
-        raise LabError(
-            f"Processes of the lab {name} cannot be ended: {sorted(left)}.", "Look at them with ps."
-        )
-    for _ in range(100):
-        try:
-            remove_cgroups(name)
+    for _ in range(5):
+        # Again: a process can have been started by one that was just being ended.
+        left = processes.of_lab(name)
+        if not left:
             break
-        except OSError:
-            time.sleep(0.02)  # the kernel empties a cgroup in its own time
-    shutil.rmtree(state.directory(name), ignore_errors=True)
+        processes.end(left)
+    if left := processes.of_lab(name):
+        raise LabError(
+            f"Processes of the lab {name} cannot be ended: {', '.join(map(str, sorted(left)))}.",
+            f"See what holds them: ps -o pid,stat,wchan,args -p {','.join(map(str, sorted(left)))}",
+        )
+    cgroup = cgroups.lab_cgroup(name)
+    if not cgroups.remove(cgroup):
+        raise LabError(f"The cgroup {cgroup} cannot be removed.", f"Try: rmdir {cgroup}")
+    directory = state.directory(name)
+    if directory.exists():
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:
+            raise LabError(
+                f"{error.filename} cannot be removed: {error.strerror}.",
+                f"Remove {directory} yourself.",
+            ) from error
 
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
-    """One ``up`` or ``down`` of a lab at a time."""
-    path = _lock_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """One ``up`` or ``down`` of a lab at a time; the lock's file is gone when no lab is left."""
+    path = state.ROOT / f".{name}.lock"
+    deadline = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "w")
+        except FileNotFoundError:
+            continue  # another lab's ``down`` has just removed the directory
+        except OSError as error:
+            raise _unwritable(error) from error
+        with lock:
+            _wait_for(lock.fileno(), name, deadline)
+            # Whoever held it may have removed the file: then this lock is nobody else's.
+            if not _is_file(lock.fileno(), path):
+                continue
+            try:
+                yield
+            finally:
+                if not state.directory(name).exists():
+                    path.unlink(missing_ok=True)
+                    state.remove_empty_roots()
+            return
 
 
-def _remove_lock(name: str) -> None:
-    _lock_path(name).unlink(missing_ok=True)
-    state.remove_empty_roots()
+def _wait_for(handle: int, name: str, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"Another up or down of the lab {name} has not ended within {_LOCK_S:g} s.",
+                    "Wait for it, or end it.",
+                ) from None
+            time.sleep(0.05)
 
 
-def _lock_path(name: str) -> Path:
-    return state.ROOT / f".{name}.lock"
+def _is_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 from ebpfperf.errors import LabError
+from ebpfperf.lab import cgroups, processes
 from ebpfperf.lab.files import write_private
 from ebpfperf.lab.nodes import LabNode, marked_environment
 
@@ -29,7 +31,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PubkeyAuthentication yes
 AllowUsers root
-StrictModes no
+LoginGraceTime 20
 X11Forwarding no
 PrintMotd no
 PrintLastLog no
@@ -121,54 +123,53 @@ class SshDoor:
         self._lab = lab
         self._node = node
         self._listener = listener
+        # In the cgroup of a real node's sshd: what users start over SSH is found and ended by it.
+        self._cgroup = node.cgroup / "system.slice" / "ssh.service"
         self._children: list[subprocess.Popen[bytes]] = []
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=f"ssh-{node.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; LabError when the node's cgroup cannot be made."""
+        cgroups.make(self._cgroup)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering and end the sessions."""
+        """Stop answering and end the sessions, with what they run."""
+        self._stopped.set()
         # shutdown, not close alone: a blocked accept() would not notice.
-        try:
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._listener.close()
         self._thread.join(2.0)
+        processes.end(cgroups.members(self._cgroup))
         for child in self._children:
             child.kill()
             child.wait()
 
     def _serve(self) -> None:
-        argv = self._node.enter(
-            ["/usr/sbin/sshd", "-i", "-e", "-f", str(self._node.dir / "sshd_config")]
-        )
+        sshd = ["/usr/sbin/sshd", "-i", "-e", "-f", str(self._node.dir / "sshd_config")]
+        argv = cgroups.joining(self._cgroup, self._node.enter(sshd))
         with open(self._node.dir / "sshd.log", "ab") as log:
-            while True:
+            while not self._stopped.is_set():
                 try:
                     connection, _ = self._listener.accept()
-                except OSError:
-                    return
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._children = [child for child in self._children if child.poll() is None]
-                try:
-                    child = subprocess.Popen(
-                        argv,
-                        stdin=connection.fileno(),
-                        stdout=connection.fileno(),
-                        stderr=log,
-                        env=marked_environment(self._lab),
-                        start_new_session=True,
-                    )
-                    self._children.append(child)
+                    with connection:
+                        self._answer(connection, argv, log)
                 except OSError as error:
-                    _log.warning("sshd for %s: %s", self._node.name, error)
-                finally:
-                    connection.close()
+                    if not self._stopped.wait(0.2):
+                        _log.warning("ssh to %s: %s", self._node.name, error)
 
-
-def available() -> bool:
-    """Whether this machine has a real sshd."""
-    return os.access("/usr/sbin/sshd", os.X_OK)
+    def _answer(self, connection: socket.socket, argv: list[str], log: BinaryIO) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._children = [child for child in self._children if child.poll() is None]
+        self._children.append(
+            subprocess.Popen(
+                argv,
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
+                stderr=log,
+                env=marked_environment(self._lab),
+                start_new_session=True,
+            )
+        )

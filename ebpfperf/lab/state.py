@@ -25,11 +25,17 @@ class Shape:
     nodes: int = 2
     release: str = "v3.26"
     mtu_bytes: int = 1500
+    subnets: int = 1
+
+
+def is_name(text: str) -> bool:
+    """Whether the text may name a lab."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:
     """``name``, when it may name a lab; LabError otherwise."""
-    if _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise LabError(
             f"{name!r} cannot name a lab.",
             "Use 1 to 20 of a-z, 0-9 and -, beginning and ending with a letter or digit.",
@@ -47,19 +53,19 @@ def names() -> list[str]:
     return sorted(p.name for p in ROOT.iterdir() if p.is_dir()) if ROOT.is_dir() else []
 
 
-def write_shape(path: Path, shape: Shape, *, daemon_pid: int) -> None:
-    """Record the shape and who runs it, whole or not at all."""
+def write_shape(path: Path, shape: Shape, *, daemon_pid: int = 0) -> None:
+    """Record the shape, and who runs it once it is up; whole or not at all."""
     record = {**asdict(shape), "daemon_pid": daemon_pid}
     write_private(path / "lab.json", json.dumps(record).encode())
 
 
 def read_shape(path: Path) -> tuple[Shape, int] | None:
-    """The recorded shape and daemon pid; None where there is none or it is damaged."""
+    """The recorded shape and daemon pid (0: not up); None where there is none or it is damaged."""
     try:
         found: dict[str, Any] = json.loads((path / "lab.json").read_text())
         pid = int(found.pop("daemon_pid"))
         return Shape(**found), pid
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

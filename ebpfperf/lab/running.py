@@ -1,0 +1,147 @@
+"""The labs that run, and how to reach them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ebpfperf.errors import LabError
+from ebpfperf.lab import processes, state
+from ebpfperf.lab.files import write_private
+from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.state import Shape
+
+ANSWER_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The lab's API as its kubeconfig gives it."""
+
+    url: str
+    authority: str
+    token: str = field(repr=False)
+
+    @classmethod
+    def of(cls, kubeconfig: Path) -> Api:
+        """Read from a kubeconfig that the lab wrote (JSON, which is YAML).
+
+        Raises
+        ------
+        OSError, ValueError, KeyError, TypeError
+            There is none, or it is damaged.
+        """
+        document = json.loads(kubeconfig.read_text())
+        cluster = document["clusters"][0]["cluster"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        return cls(cluster["server"], authority, document["users"][0]["user"]["token"])
+
+    def get(self, path: str) -> bytes:
+        """The body of a successful GET; OSError when it is refused or too late."""
+        context = ssl.create_default_context(cadata=self.authority)
+        # A proxy from the environment has no business on loopback.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        request = urllib.request.Request(
+            f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with opener.open(request, timeout=ANSWER_S) as answer:
+            body: bytes = answer.read()
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that runs."""
+
+    shape: Shape
+    directory: Path
+    daemon_pid: int
+    nodes: tuple[LabNode, ...]
+    api: Api
+
+    @property
+    def name(self) -> str:
+        """Its name, also its directory's."""
+        return self.shape.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For KUBECONFIG."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def ssh_config(self) -> Path:
+        """For ``ssh -F``."""
+        return self.directory / "ssh_config"
+
+    def node(self, name: str) -> LabNode:
+        """The node of that name; LabError when there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = ", ".join(node.name for node in self.nodes)
+        raise LabError(f"The lab {self.name} has no node {name}.", f"It has {names}.")
+
+
+def find(name: str) -> Lab | None:
+    """The lab of that name if it is healthy: daemon and nodes live and the API says so."""
+    directory = state.directory(name)
+    found = state.read_shape(directory)
+    if found is None:
+        return None
+    shape, pid = found
+    if not processes.carries(pid, name):
+        return None
+    try:
+        nodes = read_nodes(directory)
+        api = Api.of(directory / "kubeconfig")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not all(processes.carries(node.holder_pid, name) for node in nodes):
+        return None
+    try:
+        api.get("/readyz")
+    except OSError:
+        return None
+    return Lab(shape, directory, pid, tuple(nodes), api)
+
+
+def the(name: str) -> Lab:
+    """The running lab of that name; LabError with what runs instead."""
+    lab = find(name)
+    if lab is None:
+        others = [other for other in state.names() if other != name and find(other) is not None]
+        raise LabError(
+            f"No lab named {name} is running.",
+            f"Running: {', '.join(others)}."
+            if others
+            else f"Bring it up: ebpfperf lab up --name {name}",
+        )
+    return lab
+
+
+def write_nodes(directory: Path, nodes: Sequence[LabNode]) -> None:
+    """Record the running nodes, whole or not at all."""
+    rows = [{**asdict(node), "cgroup": str(node.cgroup), "dir": str(node.dir)} for node in nodes]
+    write_private(directory / "nodes.json", json.dumps(rows).encode())
+
+
+def read_nodes(directory: Path) -> list[LabNode]:
+    """The recorded nodes.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError
+        There is no record, or it is damaged.
+    """
+    return [
+        LabNode(**{**row, "cgroup": Path(row["cgroup"]), "dir": Path(row["dir"])})
+        for row in json.loads((directory / "nodes.json").read_text())
+    ]
