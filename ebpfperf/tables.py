@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ebpfperf import metrics, units
-from ebpfperf.model import Campaign, Flow
+from ebpfperf.model import Campaign, Flow, Trial
 
 # Enough for a notebook's own page; the report's style sheet adds colours and stripes.
 _INLINE = "border-collapse:collapse;text-align:left;font-variant-numeric:tabular-nums"
@@ -200,6 +200,22 @@ def flows(campaign: Campaign) -> Table:
         for flow in campaign.flows
     ]
     return Table("Flows", pd.DataFrame(rows), numeric=("streams", "measured", "warm-up"))
+
+
+def plan(planned: Sequence[Trial]) -> Table:
+    """The trials of a campaign in the order in which they will run."""
+    rows = [
+        {
+            "order": trial.order,
+            "block": trial.block,
+            "treatment": trial.treatment.name,
+            "flow": trial.flow.name,
+            "trial": trial.trial_id,
+        }
+        for trial in planned
+    ]
+    caption = f"The {len(rows)} trials in the order in which they will run"
+    return Table(caption, pd.DataFrame(rows), numeric=("order", "block"), folded=True)
 
 
 def _details(flow: Flow) -> str:
