@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -177,7 +176,3 @@ def _setns(handle: int) -> None:
     if libc.setns(handle, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-if sys.platform != "linux":  # pragma: no cover
-    raise LabError("The lab needs Linux.", "Use a recorded campaign here.")
