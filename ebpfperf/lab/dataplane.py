@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled, pool_overlay
-from ebpfperf.lab import ipip
+from ebpfperf.lab import ipip, underlay
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.model import Overlay, Scope
 
@@ -114,7 +114,7 @@ def plan_routes(
             continue
         near = scope is Scope.CROSS_SUBNET and _same_subnet(node, peer)
         if overlay is Overlay.NONE or near:
-            routes.append(Route(str(cidr), untunnelled, peer.underlay_ip, node.nic))
+            routes.append(Route(str(cidr), untunnelled, _next_hop(node, peer), node.nic))
         elif overlay is Overlay.IPIP and tunnels.ipip:
             routes.append(Route(str(cidr), _BIRD, peer.underlay_ip, ipip.DEVICE, True))
         elif overlay is Overlay.VXLAN and tunnels.vxlan:
@@ -125,6 +125,15 @@ def plan_routes(
 def _same_subnet(one: LabNode, other: LabNode) -> bool:
     network = ipaddress.IPv4Interface(f"{one.underlay_ip}/24").network
     return ipaddress.IPv4Address(other.underlay_ip) in network
+
+
+def _next_hop(node: LabNode, peer: LabNode) -> str:
+    """The peer, or the router on the way: BIRD resolves a BGP next hop that is not on the link.
+
+    A router knows pods only where it speaks BGP too. The lab's does not, so packets without overlay
+    end there, as on a fabric that was not told.
+    """
+    return peer.underlay_ip if _same_subnet(node, peer) else underlay.router(node.underlay_ip)
 
 
 class Dataplane:

@@ -60,7 +60,7 @@ def test_without_overlay_routes_go_by_the_nic() -> None:
     assert routes({}, Enabled(False, False)) == {
         OWN: f"blackhole {OWN} proto 12",
         PEERS: f"{PEERS} via 198.18.0.12 dev ens11 proto 12",
-        FAR: f"{FAR} via 198.18.1.13 dev ens11 proto 12",
+        FAR: f"{FAR} via 198.18.0.1 dev ens11 proto 12",
     }
 
 
