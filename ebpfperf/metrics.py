@@ -54,9 +54,16 @@ def _unit(suffix: str) -> Callable[[float | None], str]:
     return show
 
 
+def _cpu_per_gbit(value: float | None) -> str:
+    if value is None:
+        return units.UNKNOWN
+    text = units.duration_ns(value * units.NS_PER_S)
+    return text if text == units.UNKNOWN else f"{text}/Gbit"
+
+
 # Bins of the two histogram layouts: every request (1/64) and the kernel's smoothed RTT (1/8).
 _FINE_PCT, _KERNEL_PCT = 100 / 64, 100 / 8
-_GBIT, _US = float(units.BITS_PER_GBIT), float(units.NS_PER_US)
+_GBIT, _US, _MS = float(units.BITS_PER_GBIT), float(units.NS_PER_US), 0.001
 
 CATALOGUE: tuple[Metric, ...] = (
     Metric("received_bits_per_s", "Throughput", Better.HIGHER, "Gbit/s", _GBIT, units.bits_per_s),
@@ -116,7 +123,7 @@ CATALOGUE: tuple[Metric, ...] = (
         units.duration_ns,
         _KERNEL_PCT,
     ),
-    Metric("cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU s/Gbit", 1.0, _unit("s/Gbit")),
+    Metric("cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU ms/Gbit", _MS, _cpu_per_gbit),
     Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )
 

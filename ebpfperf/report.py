@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
@@ -19,7 +20,9 @@ from pathlib import Path
 import nbformat
 import papermill
 import zmq
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
@@ -96,8 +99,12 @@ def render(
     fingerprint = _fingerprint(template, given, store)
     if not force and html.is_file() and _fingerprint_in(executed) == fingerprint:
         return Report(templates.name_of(template), _title(executed), html, executed, rendered=False)
-    error = _execute(template, executed, given | {"campaign": os.path.relpath(store.path, folder)})
-    _write_page(executed, html, store, incomplete=error, fingerprint="" if error else fingerprint)
+    given["campaign"] = os.path.relpath(store.path, folder)
+    with _writing(folder):
+        error = _execute(template, executed, given)
+        _write_page(
+            executed, html, store, incomplete=error, fingerprint="" if error else fingerprint
+        )
     if error:
         raise ReportError(
             f"{templates.name_of(template)} did not run to its end: {error}",
@@ -133,7 +140,8 @@ def render_all(
         reports = tuple(_render_job(*job) for job in jobs)
     else:
         reports = tuple(executor.map(_render_job, *zip(*jobs, strict=True)))
-    (folder / "index.html").write_text(_index(store, reports), encoding="utf-8")
+    with _writing(folder):
+        (folder / "index.html").write_text(_index(store, reports), encoding="utf-8")
     return reports
 
 
@@ -161,6 +169,13 @@ def _execute(template: Path, executed: Path, given: Mapping[str, templates.Scala
     except PapermillExecutionError as error:
         first_line = error.source.strip().partition("\n")[0]
         return f"{error.ename}: {error.evalue} (in the cell that begins with {first_line!r})"
+    except (DeadKernelError, CellTimeoutError) as error:
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    except NoSuchKernel as error:
+        raise ReportError(
+            f"Jupyter has no kernel {error.name!r} to run a notebook with.",
+            "Run scripts/setup, which installs ipykernel.",
+        ) from error
     return ""
 
 
@@ -223,15 +238,21 @@ def _index(store: Store, reports: Sequence[Report]) -> str:
 
 
 def _folder(path: Path) -> Path:
-    try:
+    with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ReportError(
-            f"{path} cannot be written: {error.strerror}.",
-            "Name another directory for the reports.",
-            path=str(path),
+            f"{folder} cannot be written: {error.strerror or error}.",
+            "Make room or rights there, or name another directory for the reports.",
+            path=str(folder),
         ) from error
-    return path
 
 
 def _fingerprint(template: Path, given: Mapping[str, templates.Scalar], store: Store) -> str:

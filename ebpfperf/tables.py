@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from ebpfperf import metrics, units
-from ebpfperf.model import Campaign, Flow, Trial
+from ebpfperf.model import Campaign, Flow, Status, Trial
 
 # Enough for a notebook's own page; the report's style sheet adds colours and stripes.
 _INLINE = "border-collapse:collapse;text-align:left;font-variant-numeric:tabular-nums"
@@ -229,6 +229,49 @@ def _details(flow: Flow) -> str:
     if flow.mss_bytes is not None:
         said.append(f"MSS {flow.mss_bytes} bytes")
     return ", ".join(said)
+
+
+def counters(trials: pd.DataFrame, campaign: Campaign) -> Table:
+    """What is counted beside the metrics, by flow and treatment: medians over the good trials.
+
+    A ratio says nothing of numbers that may be zero, so these are shown and not compared.
+    """
+    good = trials[trials["status"].eq(Status.OK.value)]
+    shown = {name: words for name, words in _COUNTERS.items() if name in good}
+    rows = []
+    for flow in campaign.flows:
+        for treatment in campaign.treatments:
+            ours = good[good["flow"].eq(flow.name) & good["treatment"].eq(treatment.name)]
+            medians = ours[list(shown)].median()
+            rows.append(
+                {
+                    "flow": flow.name,
+                    "treatment": treatment.name,
+                    "trials": len(ours),
+                    **{
+                        words: units.number(medians[name]) if pd.notna(medians[name]) else "–"
+                        for name, words in shown.items()
+                    },
+                }
+            )
+    frame = pd.DataFrame(rows)
+    empty = [name for name in frame if name in shown.values() and frame[name].eq("–").all()]
+    frame = frame.drop(columns=empty)
+    return Table(
+        "Sizes and losses, medians over the good trials",
+        frame,
+        numeric=("trials", *shown.values()),
+    )
+
+
+_COUNTERS = {
+    "mtu_bytes": "MTU, bytes",
+    "mss_bytes": "MSS, bytes",
+    "retransmits": "retransmits of the flow",
+    "tcpext_retransmits": "retransmits of the nodes",
+    "lost_pct": "lost, %",
+    "softnet_dropped": "softnet drops",
+}
 
 
 def facts(frame: pd.DataFrame) -> Table:
