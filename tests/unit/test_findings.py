@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import CAMPAIGN, facts, facts_frame, failed, results, trials_frame
 
-from ebpfperf import compare, findings, tables
+from ebpfperf import compare, findings, metrics, tables
 from ebpfperf.model import Fact
 
 TRIALS = trials_frame(results())
@@ -130,3 +130,19 @@ def test_facts_stand_side_by_side() -> None:
     assert list(table.frame.columns) == ["fact", "cluster", "node-1", "node-2"]
     assert table.frame.set_index("fact").loc["nic_mtu", "node-1"] == "1500 bytes"
     assert table.frame.set_index("fact").loc["felix_spec", "cluster"] == "absent"
+
+
+def test_counters_show_sizes_and_losses_and_hide_what_was_never_counted() -> None:
+    table = tables.counters(TRIALS, CAMPAIGN)
+    rows = table.frame.set_index(["flow", "treatment"])
+    assert rows.loc[("tcp", "vxlan"), "MTU, bytes"] == "1,450"
+    assert rows.loc[("tcp", "vxlan"), "MSS, bytes"] == "1,398"
+    assert rows.loc[("rr", "none"), "retransmits of the flow"] == "–"
+    assert "softnet drops" not in table.frame
+    assert tables.counters(TRIALS.iloc[:0], CAMPAIGN).frame["trials"].eq(0).all()
+
+
+def test_cpu_cost_is_shown_with_enough_digits() -> None:
+    metric = metrics.metric("cpu_s_per_gbit")
+    assert metric.show(0.1134) == "113 ms/Gbit"
+    assert metric.show(None) == "UNKNOWN"
