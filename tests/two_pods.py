@@ -130,9 +130,7 @@ def two_pods(directory: Path) -> Iterator[TwoPods]:
             _run(*inside, "address", "add", f"{address}/24", "dev", "eth0")
             _run(*inside, "link", "set", "eth0", "up")
         config = stack.enter_context(_sshd(directory))
-        nodes = {
-            name: SSHNode.connect(name, ssh_config=config) for name in ("node-1", "node-2")
-        }
+        nodes = {name: SSHNode.connect(name, ssh_config=config) for name in ("node-1", "node-2")}
         for node in nodes.values():
             stack.callback(node.close)
         yield TwoPods(

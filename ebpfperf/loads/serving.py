@@ -38,11 +38,12 @@ class Server:
 
     port: int
     stream: Stream
+    said: bytes
 
     def stop(self) -> bytes:
         """End it; what it printed, its errors last."""
         done: Completed = self.stream.stop()
-        return done.stdout + done.stderr
+        return self.said + done.stdout + done.stderr
 
 
 @contextmanager
@@ -77,9 +78,9 @@ def serving(
         argv = ["sh", "-c", _SERVE, "serve", *endpoint.within(list(command(port)))]
         with node.stream(argv, sudo=endpoint.netns_pid is not None) as stream:
             said = _wait_ready(stream, node, endpoint, ready=ready, package=package)
-            if said is not None:
+            if said is None:
                 continue
-            yield Server(port, stream)
+            yield Server(port, stream, said)
             return
     raise LoadError(
         f"{node.name}: ports {tried[0]} to {tried[-1]} of {endpoint.workload.name} are all in use.",
@@ -91,11 +92,12 @@ def serving(
 
 def _wait_ready(
     stream: Stream, node: Node, endpoint: Endpoint, *, ready: bytes, package: str
-) -> str | None:
-    """None when the server listens; what it said when its port is in use."""
+) -> bytes | None:
+    """What the server said until it listens; None when its port is in use."""
+    said = b""
     try:
-        while ready not in stream.read_line(timeout_s=_READY_S):
-            pass
+        while ready not in said:
+            said += stream.read_line(timeout_s=_READY_S) + b"\n"
     except CommandTimeout as error:
         raise LoadError(
             f"{node.name}: the server of {endpoint.workload.name} did not say within "
@@ -106,18 +108,18 @@ def _wait_ready(
         ) from error
     except CommandError as error:
         done = stream.stop()
-        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
         if done.status == NOT_FOUND:
             raise missing(node.name, package) from error
-        if any(words in said.lower() for words in _IN_USE):
-            return said
+        words = (said + done.stdout + done.stderr).decode("utf-8", "replace").strip()
+        if any(known in words.lower() for known in _IN_USE):
+            return None
         raise LoadError(
-            f"{node.name}: the server of {endpoint.workload.name} ended at once: {said[-300:]}.",
+            f"{node.name}: the server of {endpoint.workload.name} ended at once: {words[-300:]}.",
             "Run it on the node to see why.",
             reason=Reason.OTHER.value,
             node=node.name,
         ) from error
-    return None
+    return said
 
 
 def missing(node: str, package: str) -> LoadError:

@@ -92,7 +92,7 @@ class HostCounters:
                 for node in nodes
             }
             return _reading(flow, where, pairs)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
             said = f"unreadable: The nodes' counters cannot be read. ({error!r})"
             return Reading(Status.FAILED, said)
 

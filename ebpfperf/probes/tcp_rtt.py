@@ -97,10 +97,11 @@ class TcpRtt:
             found = json.loads(raw[RAW])
             ends = {end: _bins(end, slot["bins"]) for end, slot in found["ends"].items()}
             lost = [state["lost"] for state in found["nodes"].values()]
-        except (KeyError, ValueError, TypeError) as error:
+            skipped = str(found["skipped"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             return Reading(Status.FAILED, f"unreadable: The probe's answer is damaged. ({error!r})")
-        if found["skipped"]:
-            return Reading(facts=(Fact("", "tcp_rtt_skipped", found["skipped"]),))
+        if skipped:
+            return Reading(facts=(Fact("", "tcp_rtt_skipped", skipped),))
         bins = merge(*ends.values())
         metrics = {"srtt_events": float(total(bins))}
         for name, q in (("srtt_p50_ns", 0.5), ("srtt_p99_ns", 0.99)):
@@ -177,7 +178,7 @@ def senders(flow: Flow) -> tuple[str, ...]:
 
 
 def filter_of(flow: Flow, end: str, *, here: Endpoint, there: Endpoint) -> dict[str, Any]:
-    """What the node script counts for one end: addresses, the server's ports, the warm-up."""
+    """What the node script counts for one end: addresses, the server's ports, the warm-up, ACKs."""
     ports = PORTS[flow.load]
     return {
         "local": here.address,
@@ -186,6 +187,10 @@ def filter_of(flow: Flow, end: str, *, here: Endpoint, there: Endpoint) -> dict[
         "last_port": ports[-1],
         "server": end == "server",
         "omit_ns": flow.omit_s * NS_PER_S,
+        # A bulk sender gets bare ACKs; data arrives on connections that it does not send on (its
+        # control connection, the other direction), whose round trip is an old one. In an exchange
+        # the ACK rides on the answer.
+        "pure": flow.load == "tcp",
     }
 
 

@@ -18,13 +18,15 @@ import struct
 import sys
 
 SLOTS = 2
+LAYOUT = "=IIHHIQII"  # struct filter
 BINS = 240
 COUNTERS = ("events", "warmup", "data")
 EVENT = "events/tcp/tcp_probe/format"
 NEEDED = ("saddr", "daddr", "sport", "dport", "srtt")
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 
-# One histogram and one pair of counters per slot (an end of the flow). Log-linear bins over
+# Counters: what went into the histogram; what came during the warm-up; segments with payload.
+# One histogram and one set of counters per slot (an end of the flow). Log-linear bins over
 # microseconds: 8 per power of two, numbered as in ebpfperf/histograms.py with bits=3.
 PROGRAM = r"""
 #include <uapi/linux/ptrace.h>
@@ -33,7 +35,8 @@ struct filter {
     u16 first, last;                /* the server's ports, host byte order */
     u32 server;                     /* 1: the server's port is the local one */
     u64 omit_ns;
-    u64 armed;
+    u32 armed;
+    u32 pure;                       /* 1: segments without payload alone */
 };
 BPF_ARRAY(filters, struct filter, SLOTS);
 BPF_ARRAY(first_seen, u64, SLOTS);
@@ -90,12 +93,16 @@ TRACEPOINT_PROBE(tcp, tcp_probe)
             continue;
         if (!*begin)
             *begin = now;
-        u32 warmup = now - *begin < f->omit_ns;
-        count(slot * COUNTERS + warmup);
-        if (warmup)
+        if (now - *begin < f->omit_ns) {
+            count(slot * COUNTERS + 1);
             continue;
-        if (DATA_LEN)
+        }
+        if (DATA_LEN) {
             count(slot * COUNTERS + 2);
+            if (f->pure)
+                continue;
+        }
+        count(slot * COUNTERS);
         u32 bin = bin_of(args->srtt);
         if (bin >= BINS)
             continue;
@@ -262,7 +269,7 @@ class Probe:
 
     def arm(self, filters):
         """Empty the maps, then count what each filter asks for; a filter's place is its slot."""
-        disarmed = struct.pack("=IIHHIQQ", 0, 0, 0, 0, 0, 0, 0)
+        disarmed = struct.pack(LAYOUT, *[0] * 8)
         for slot in range(SLOTS):
             self.put("filters", slot, disarmed)
         for name in ("histogram", "counters", "first_seen"):
@@ -274,7 +281,7 @@ class Probe:
                 for side in ("local", "remote")
             )
             packed = struct.pack(
-                "=IIHHIQQ",
+                LAYOUT,
                 local,
                 remote,
                 wanted["first_port"],
@@ -282,6 +289,7 @@ class Probe:
                 1 if wanted["server"] else 0,
                 wanted["omit_ns"],
                 1,
+                1 if wanted["pure"] else 0,
             )
             self.put("filters", slot, packed)
 

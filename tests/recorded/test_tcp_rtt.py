@@ -1,0 +1,122 @@
+"""What the tcp_rtt probe answered on a real kernel, read; and what damage does to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfperf.histograms import KERNEL_US, total
+from ebpfperf.model import Direction, Endpoint, Flow, Status, Workload, WorkloadKind
+from ebpfperf.model import Path as FlowPath
+from ebpfperf.probes import probe
+from ebpfperf.probes.tcp_rtt import RAW, filter_of, not_tcp, senders
+
+HERE = Path(__file__).parent / "tcp_rtt"
+PROBE = probe("tcp_rtt")
+
+
+def flow(load: str = "tcp", **fields: Any) -> Flow:
+    return Flow("f", FlowPath.POD_POD, load, **fields)
+
+
+def raw(case: str) -> dict[str, bytes]:
+    return {RAW: (HERE / case / RAW).read_bytes()}
+
+
+def naive_quantile_us(bins: list[list[int]], q: float) -> int:
+    """A microsecond that is in the bin of the quantile: each event at its bin's lower bound."""
+    events = sorted(KERNEL_US.bounds_ns(index)[0] for index, count in bins for _ in range(count))
+    return events[int(q * len(events))] // 1000
+
+
+@pytest.mark.parametrize(
+    ("case", "ends"), [("forward", ["client"]), ("bidir", ["client", "server"])]
+)
+def test_every_event_is_in_the_histogram(case: str, ends: list[str]) -> None:
+    answer = json.loads(raw(case)[RAW])
+    reading = PROBE.parse(flow(), raw(case))
+    assert reading.status is Status.OK
+    assert sorted({row.endpoint for row in reading.histograms}) == ends
+    for end in ends:
+        rows = [row for row in reading.histograms if row.endpoint == end]
+        assert total(rows) == answer["ends"][end]["events"]
+    assert reading.metrics["srtt_events"] == sum(answer["ends"][end]["events"] for end in ends)
+    assert {(row.probe, row.metric) for row in reading.histograms} == {("tcp_rtt", "srtt_ns")}
+
+
+@pytest.mark.parametrize(("name", "q"), [("srtt_p50_ns", 0.5), ("srtt_p99_ns", 0.99)])
+def test_percentiles_are_in_the_bin_of_the_naive_ones(name: str, q: float) -> None:
+    bins = json.loads(raw("forward")[RAW])["ends"]["client"]["bins"]
+    lower, upper = KERNEL_US.bounds_ns(KERNEL_US.index(naive_quantile_us(bins, q)))
+    assert lower <= PROBE.parse(flow(), raw("forward")).metrics[name] < upper
+
+
+def test_lost_events_are_a_fact() -> None:
+    answer = json.loads(raw("bidir")[RAW])
+    lost = sum(state["lost"] for state in answer["nodes"].values())
+    assert lost > 0
+    (fact,) = PROBE.parse(flow(), raw("bidir")).facts
+    assert (fact.name, fact.value) == ("tcp_rtt_lost_events", str(lost))
+
+
+def test_a_udp_flow_has_no_round_trips_rather_than_none_seen() -> None:
+    reading = PROBE.parse(flow("udp"), raw("udp"))
+    assert reading.status is Status.OK
+    assert "srtt_events" not in reading.metrics
+    assert reading.facts[0].name == "tcp_rtt_skipped"
+
+
+def test_no_event_is_reported_as_zero() -> None:
+    slot = {"events": 0, "warmup": 7, "data": 0, "bins": [], "node": "node-1"}
+    answer = {
+        "skipped": "",
+        "ends": {"client": slot},
+        "nodes": {"node-1": {"lost": None, "program": {}}},
+    }
+    reading = PROBE.parse(flow(), {RAW: json.dumps(answer).encode()})
+    assert reading.metrics == {"srtt_events": 0.0}
+    assert reading.facts[0].value.startswith("UNKNOWN: ")
+
+
+@pytest.mark.parametrize("found", [b"", b"{}", b"[]", b'{"ends": 3}', b"\xff", b"null"])
+def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
+    reading = PROBE.parse(flow(), {RAW: found})
+    assert reading.status is Status.FAILED
+    assert reading.reason.startswith("unreadable: ")
+    assert PROBE.parse(flow(), {}).status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("direction", "ends"),
+    [
+        (Direction.FORWARD, ("client",)),
+        (Direction.REVERSE, ("server",)),
+        (Direction.BIDIR, ("client", "server")),
+    ],
+)
+def test_those_who_send_are_watched(direction: Direction, ends: tuple[str, ...]) -> None:
+    assert senders(flow(direction=direction)) == ends
+
+
+def test_udp_flows_are_not_tcp() -> None:
+    assert not_tcp(flow("udp"))
+    assert not_tcp(flow("request-response", transport="udp"))
+    assert not not_tcp(flow("request-response"))
+    assert not not_tcp(flow())
+
+
+def test_the_filter_names_the_servers_port_from_both_sides() -> None:
+    def endpoint(name: str, address: str) -> Endpoint:
+        workload = Workload(name, name, WorkloadKind.POD, "ns")
+        return Endpoint(workload, address, 1, "eth0", "cali0", 1450)
+
+    client, server = endpoint("c", "198.19.0.1"), endpoint("s", "198.19.0.2")
+    near = filter_of(flow(), "client", here=client, there=server)
+    far = filter_of(flow(), "server", here=server, there=client)
+    assert (near["local"], near["remote"], near["server"]) == ("198.19.0.1", "198.19.0.2", False)
+    assert (far["local"], far["remote"], far["server"]) == ("198.19.0.2", "198.19.0.1", True)
+    assert near["first_port"] == far["first_port"] == 5201
+    assert filter_of(flow(omit_s=3), "client", here=client, there=server)["omit_ns"] == 3 * 10**9
