@@ -124,14 +124,16 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Headlines:
-    """Headlines that show as a list, the verdicts in bold."""
+    """Headlines that show as a list, the verdicts in bold; ``legend`` says how to read them."""
 
     items: tuple[Headline, ...]
+    legend: str = ""
 
     def _repr_html_(self) -> str:
         if not self.items:
             return f"<p>{escape(str(self))}</p>"
-        return f'<ul class="headline">{"".join(map(self._item, self.items))}</ul>'
+        items = "".join(map(self._item, self.items))
+        return f'<ul class="headline">{items}</ul><p class="legend">{escape(self.legend)}</p>'
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.items)) or "No trial has given a number to compare yet."
@@ -158,15 +160,19 @@ def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
             rows = effects[effects["metric"].eq(name) & effects["flow"].eq(flow)]
             if len(rows):
                 found.append(_headline(rows.to_dict("records")))
-    return Headlines(tuple(found))
+    legend = (
+        f"Change against the baseline, with its interval (level at least {campaign.level:.0%}). "
+        f"Margin of equivalence, fixed before the run: ±{campaign.margin_pct:g} %."
+    )
+    return Headlines(tuple(found), legend)
 
 
 def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
     first = rows[0]
     entry = metrics.metric(str(first["metric"]))
     lead = (
-        f"{entry.label} (flow {first['flow']}, {entry.better.value} is better): "
-        f"{entry.show(first['baseline_value'])} with {first['baseline']}."
+        f"{entry.label} (flow {first['flow']}, {entry.better.value} is better). "
+        f"Baseline {first['baseline']}: {entry.show(first['baseline_value'])}."
     )
     return Headline(lead, tuple((_change(row), _word(row)) for row in rows))
 

@@ -44,6 +44,7 @@ td.better{color:var(--good)}td.worse{color:var(--bad)}td.void,td.undecided{color
 ul.headline{padding:0;list-style:none}ul.headline li{margin:.7rem 0;padding-left:.9rem;
 border-left:4px solid var(--link);max-width:46rem}
 ol.notes{font-size:.88rem;color:var(--soft);margin:.2rem 0 1rem;padding-left:1.4rem}
+p.legend{color:var(--soft);font-size:.92rem}
 ul.notice,.incomplete{margin:1rem 0;padding:.7rem 1rem .7rem 2rem;background:var(--mind);
 border-left:4px solid var(--mind-line);border-radius:4px}
 .incomplete{padding-left:1rem;font-weight:600}

@@ -44,7 +44,7 @@ def test_every_headline_has_value_interval_and_verdict() -> None:
     said = findings.headlines(EFFECTS, CAMPAIGN)
     assert len(said.items) == 5
     first = said.items[0]
-    assert first.lead == "Throughput (flow tcp, higher is better): 14.9 Gbit/s with none."
+    assert first.lead == "Throughput (flow tcp, higher is better). Baseline none: 14.9 Gbit/s."
     changes = dict(first.changes)
     (vxlan,) = [change for change in changes if change.startswith("vxlan")]
     assert vxlan.count("%") == 2
