@@ -91,14 +91,19 @@ def seen(attached: TcpRtt) -> dict[str, Any]:
     return answer
 
 
+def assert_answers(answer: dict[str, Any], end: str, number: int) -> None:
+    """Exactly so many segments with data; fewer only by what the kernel says it passed over."""
+    slot = answer["ends"][end]
+    lost = answer["nodes"][slot["node"]]["lost"] or 0
+    assert number - lost <= slot["data"] <= number
+
+
 def test_a_prime_number_of_answers_is_counted_exactly(pods: TwoPods, attached: TcpRtt) -> None:
     attached.arm(flow(), pods.client, pods.server)
     exchange(pods, PRIME)
     answer = seen(attached)
+    assert_answers(answer, "client", PRIME)
     slot = answer["ends"]["client"]
-    assert answer["nodes"]["node-1"]["lost"] in (0, None) or slot["data"] < PRIME
-    if not answer["nodes"]["node-1"]["lost"]:
-        assert slot["data"] == PRIME
     # Every segment that was counted has a place, bare ACKs of the connection's ends included.
     assert sum(count for _, count in slot["bins"]) == slot["events"] >= slot["data"]
 
@@ -107,7 +112,7 @@ def test_armed_again_it_starts_from_nothing(pods: TwoPods, attached: TcpRtt) -> 
     for number in (31, 13):
         attached.arm(flow(), pods.client, pods.server)
         exchange(pods, number)
-        assert seen(attached)["ends"]["client"]["data"] == number
+        assert_answers(seen(attached), "client", number)
 
 
 def test_nothing_is_counted_of_other_ports_and_other_addresses(
@@ -127,13 +132,12 @@ def test_nothing_is_counted_of_other_ports_and_other_addresses(
 def test_the_ends_of_one_kernel_are_told_apart(pods: TwoPods, attached: TcpRtt) -> None:
     attached.arm(flow("tcp", direction=Direction.BIDIR), pods.client, pods.server)
     exchange(pods, 23, port=PORTS["tcp"][2])
-    ends = seen(attached)["ends"]
-    assert {end: slot["node"] for end, slot in ends.items()} == {
-        "client": "node-1",
-        "server": "node-2",
-    }
+    answer = seen(attached)
+    nodes = {end: slot["node"] for end, slot in answer["ends"].items()}
+    assert nodes == {"client": "node-1", "server": "node-2"}
     # Both ends got 23 segments with data, each counted once and at its own end.
-    assert [slot["data"] for slot in ends.values()] == [23, 23]
+    for end in nodes:
+        assert_answers(answer, end, 23)
 
 
 def test_the_warmup_is_left_out(pods: TwoPods, attached: TcpRtt) -> None:
