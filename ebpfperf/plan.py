@@ -1,0 +1,65 @@
+"""From a campaign to its trials in order. Pure: opens nothing."""
+
+from __future__ import annotations
+
+import random
+
+from ebpfperf import loads
+from ebpfperf.campaign_file import load
+from ebpfperf.model import Campaign, Trial
+
+__all__ = ["estimate_s", "load", "notes", "schedule"]
+
+MIN_BLOCKS_FOR_A_VERDICT = 6
+
+# For the estimate alone, from runs against the embedded cluster: what a trial takes beside its
+# traffic, and what a treatment switch takes (Felix's restart is two of its seconds).
+_TRIAL_OVERHEAD_S = 0.4
+_SWITCH_S = 3.5
+
+
+def schedule(campaign: Campaign) -> tuple[Trial, ...]:
+    """The trials in the order in which they run.
+
+    Blocks follow each other. Within a block the treatments are in random order, each once, and
+    within a treatment the flows: both from the seed and the block's number alone, so that the same
+    file gives the same order anywhere and further blocks leave the earlier ones as they were.
+    """
+    trials: list[Trial] = []
+    for block in range(campaign.blocks):
+        order = random.Random(f"{campaign.seed}:{block}")
+        for treatment in order.sample(campaign.treatments, len(campaign.treatments)):
+            for flow in order.sample(campaign.flows, len(campaign.flows)):
+                trials.append(
+                    Trial(
+                        trial_id=f"b{block:03d}-{treatment.name}-{flow.name}",
+                        block=block,
+                        order=len(trials),
+                        treatment=treatment,
+                        flow=flow,
+                        probes=campaign.probes,
+                    )
+                )
+    return tuple(trials)
+
+
+def estimate_s(trials: tuple[Trial, ...]) -> float:
+    """Seconds that running the trials takes, roughly: traffic, overhead and treatment switches."""
+    total, current = 0.0, None
+    for trial in trials:
+        if trial.treatment != current:
+            total, current = total + _SWITCH_S, trial.treatment
+        total += loads.load(trial.flow.load).traffic_s(trial.flow) + _TRIAL_OVERHEAD_S
+    return total
+
+
+def notes(campaign: Campaign) -> tuple[str, ...]:
+    """Sentences worth reading before the run."""
+    found = []
+    if campaign.blocks < MIN_BLOCKS_FOR_A_VERDICT:
+        found.append(
+            f"{campaign.blocks} blocks give no verdict: at least {MIN_BLOCKS_FOR_A_VERDICT} do."
+        )
+    if not any(flow.path == "host-host" for flow in campaign.flows):
+        found.append("No host-host flow: the report cannot say what the underlay itself carries.")
+    return tuple(found)
