@@ -29,7 +29,7 @@ from ebpfperf.mutations import (
     pod_workloads,
     treatment_mutations,
 )
-from ebpfperf.pods import recreate_pods
+from ebpfperf.pods import recreate_pods, refuse_another_run
 from ebpfperf.remote import Node, SSHNode
 from ebpfperf.restore import check_cluster, put_back, restore_from_journal
 from ebpfperf.routing import check_mtu, check_paths
@@ -115,7 +115,7 @@ class Cluster:
         Raises
         ------
         InputError
-            The cluster has no two such nodes, or lacks a pool; nothing was changed.
+            The cluster has no two such nodes, lacks a pool, or is in another run's hands.
         KubeError, ConnectError, RestoreError
             The API or a node cannot be reached; the journal belongs to another cluster.
         """
@@ -139,6 +139,7 @@ class Cluster:
                 server_node=server,
             )
             book = _journal(journal, resolved, kube)
+            refuse_another_run(kube, book, resolved)
             with ThreadPoolExecutor(max_workers=2) as pool:
                 pending = [pool.submit(_login, name, ssh_config) for name in (client, server)]
             nodes: dict[str, Node] = {}

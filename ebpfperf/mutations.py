@@ -33,6 +33,7 @@ FELIX = ("FelixConfiguration", "default")
 MODE_FIELDS = ("ipipMode", "vxlanMode")
 FLAG_FIELDS = ("ipipEnabled", "vxlanEnabled")
 LABELS = {"app.kubernetes.io/managed-by": "ebpfperf"}
+JOURNAL_ANNOTATION = "ebpfperf/journal"
 AS_IT_WAS = "(as it was)"
 
 # A pause container ends at once on SIGTERM; the default of 30 s would only wait.
@@ -161,18 +162,22 @@ def create_namespace(name: str) -> Mutation:
     return Mutation("create", "Namespace", name, body=body, why="a place for the kit's pods")
 
 
-def create_pod(workload: Workload, ref: ClusterRef) -> Mutation:
+def create_pod(workload: Workload, ref: ClusterRef, *, journal: str = "") -> Mutation:
     """A pod that sleeps, bound to its node, with an address from the pools that are changed.
 
     The address pools are asked for by Calico's annotation ``cni.projectcalico.org/ipv4pools``:
-    a pod from another pool would not travel by the treatment's overlay mode.
+    a pod from another pool would not travel by the treatment's overlay mode. ``journal`` is left
+    on it as an annotation: where to look for what the cluster was, should nobody put it back.
     """
+    annotations = {"cni.projectcalico.org/ipv4pools": json.dumps(list(ref.ippools))}
+    if journal:
+        annotations[JOURNAL_ANNOTATION] = journal
     body = {
         "metadata": {
             "name": workload.name,
             "namespace": workload.namespace,
             "labels": {**LABELS, "app.kubernetes.io/name": workload.name},
-            "annotations": {"cni.projectcalico.org/ipv4pools": json.dumps(list(ref.ippools))},
+            "annotations": annotations,
         },
         "spec": {
             "nodeName": workload.node,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Collection
 
-from ebpfperf.errors import KubeError, SettleError
+from ebpfperf.errors import InputError, KubeError, SettleError
 from ebpfperf.journal import Journal
 from ebpfperf.kube import Kube
 from ebpfperf.model import ClusterRef, Workload
-from ebpfperf.mutations import Mutation, create_namespace, create_pod, delete, is_ours
+from ebpfperf.mutations import (
+    JOURNAL_ANNOTATION,
+    LABELS,
+    Mutation,
+    create_namespace,
+    create_pod,
+    delete,
+    is_ours,
+)
 
 READY_S = 60.0
 GONE_S = 60.0
@@ -34,9 +43,38 @@ def recreate_pods(
     for workload in workloads:
         kube.wait_gone("Pod", workload.name, workload.namespace, timeout_s=GONE_S)
     for workload in workloads:
-        _create(kube, create_pod(workload, ref))
+        _create(kube, create_pod(workload, ref, journal=whereabouts(journal)))
     for workload in workloads:
         kube.wait_pod_ready(workload.namespace, workload.name, timeout_s=READY_S)
+
+
+def refuse_another_run(kube: Kube, journal: Journal, ref: ClusterRef) -> None:
+    """Returns when no other run uses this cluster, or left it without putting it back.
+
+    Such a run has changed the pools: what they are now would be taken for what they were.
+
+    Raises
+    ------
+    InputError
+        Pods of the kit are there which this journal does not know.
+    """
+    for pod in kube.pods(ref.namespace, LABELS):
+        meta = pod["metadata"]
+        ending = meta.get("deletionTimestamp")
+        if ending or journal.knows("Pod", meta["name"], ref.namespace):
+            continue
+        where = (meta.get("annotations") or {}).get(JOURNAL_ANNOTATION, "an unknown place")
+        raise InputError(
+            f"Another run uses this cluster or left it unrestored: pod {ref.namespace}/"
+            f"{meta['name']} is there, and its journal is {where}.",
+            "Let it end, or put the cluster back with ebpfperf restore and that directory.",
+            journal=where,
+        )
+
+
+def whereabouts(journal: Journal) -> str:
+    """``host:/path`` of the journal, for whoever finds the pods."""
+    return f"{socket.gethostname()}:{journal.path.absolute()}"
 
 
 def _ensure_namespace(kube: Kube, journal: Journal, name: str) -> None:

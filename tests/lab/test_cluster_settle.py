@@ -254,6 +254,18 @@ def test_restore_alone_after_kill_9(ref: ClusterRef, kube: Kube, tmp_path: Path)
     assert any("Namespace" in sentence for sentence in said)
 
 
+def test_a_run_left_unrestored_is_not_built_upon(ref: ClusterRef, tmp_path: Path) -> None:
+    left = tmp_path / "left" / "journal.json"
+    cluster = Cluster.connect(ref, journal=left)
+    cluster.settle(VXLAN, FLOWS[:1])
+    cluster.close()
+    with pytest.raises(InputError, match="left it unrestored") as caught:
+        Cluster.connect(ref, journal=tmp_path / "new" / "journal.json")
+    assert str(caught.value.fields["journal"]).endswith(str(left))
+    restore_from_journal(left)
+    Cluster.connect(ref, journal=tmp_path / "new" / "journal.json").close()
+
+
 def test_somebody_else_s_change_is_a_conflict(ref: ClusterRef, kube: Kube, tmp_path: Path) -> None:
     cluster = Cluster.connect(ref, journal=tmp_path / "journal.json")
     try:
