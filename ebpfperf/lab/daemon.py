@@ -123,7 +123,8 @@ def _start_nodes(shape: Shape, sites: list[Site], stack: ExitStack) -> list[LabN
     """The nodes, connected; they end with ``stack``."""
 
     def end(pid: int) -> None:
-        processes.end({pid})
+        space = processes.netns(pid)
+        processes.end({pid} | (processes.inside({space}) if space else set()))
 
     switch = underlay.start_switch(shape.name)
     stack.callback(end, switch)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ def down(name: str) -> bool:
         found = state.directory(name).exists() or cgroups.lab_cgroup(name).exists()
         found = found or bool(processes.marked(name))
         if found:
+            # Asked before the daemon ends: its nodes' namespaces lead to what is not marked.
+            spaces = processes.spaces_of_lab(name)
             _stop_daemon(name)
-            _clean(name)
+            _clean(name, spaces=spaces)
     return found
 
 
@@ -172,15 +174,16 @@ def _stop_daemon(name: str) -> None:
         time.sleep(0.02)
 
 
-def _clean(name: str) -> None:
+def _clean(name: str, *, spaces: Collection[int] = ()) -> None:
     """End what runs of the lab and remove what it has on disk; whatever state it is in."""
+    spaces = {*spaces, *processes.spaces_of_lab(name)}
     for _ in range(5):
         # Again: a process can have been started by one that was just being ended.
-        left = processes.of_lab(name)
+        left = processes.of_lab(name, spaces=spaces)
         if not left:
             break
         processes.end(left)
-    if left := processes.of_lab(name):
+    if left := processes.of_lab(name, spaces=spaces):
         raise LabError(
             f"Processes of the lab {name} cannot be ended: {', '.join(map(str, sorted(left)))}.",
             f"See what holds them: ps -o pid,stat,wchan,args -p {','.join(map(str, sorted(left)))}",

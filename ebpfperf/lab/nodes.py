@@ -17,21 +17,22 @@ from ebpfperf.lab import cgroups
 from ebpfperf.lab.state import MARKER
 
 # Runs inside the new namespaces. $1 hostname, $2 the node's state directory, $3 /etc/hosts.
-# /mnt is borrowed for a moment, to carry the state directory over into the new /run. An overlay
-# takes owner and mode of its root from the upper directory. A locked root cannot log in, key or
-# not: here it is unlocked, in the node's own copy.
+# /mnt is borrowed for a moment, to carry the state directory over into the new /run; until that is
+# there, -n keeps mount from making /run/mount on the host. An overlay takes owner and mode of its
+# root from the upper directory. A locked root cannot log in, key or not: here it is unlocked, in
+# the node's own copy.
 _SETUP = """\
 set -e
 hostname "$1"
+mount -n --bind "$2" /mnt
+mount -n -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/sshd /run/calico /run/.disk "$2"
+mount --move /mnt "$2"
 mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null || true
 mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null || true
-mount --bind "$2" /mnt
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/sshd /run/calico /run/.disk "$2"
-mount --move /mnt "$2"
 chmod 700 /run/.disk
 for tree in etc root var; do
   upper=/run/.disk/$tree

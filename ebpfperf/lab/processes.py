@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from ebpfperf.lab.cgroups import lab_cgroup, members
@@ -33,12 +34,28 @@ def lab_names() -> set[str]:
     return {mark.decode("ascii", "replace") for pid in _pids() if (mark := _mark(pid))}
 
 
-def of_lab(name: str) -> set[int]:
-    """Pids of all that belongs to the lab; never this process or its parents."""
+def spaces_of_lab(name: str) -> set[int]:
+    """Inodes of the network namespaces that the lab's own processes are in; not the host's."""
     own = marked(name) | members(lab_cgroup(name))
-    spaces = {netns(pid) for pid in own} - {None, netns(os.getpid()), netns(1)}
-    inside = {pid for pid in _pids() if netns(pid) in spaces}
-    return {pid for pid in own | inside if alive(pid)} - _ancestry()
+    spaces = {netns(pid) for pid in own} - {netns(os.getpid()), netns(1)}
+    return {space for space in spaces if space is not None}
+
+
+def inside(spaces: Collection[int]) -> set[int]:
+    """Pids of the processes in these network namespaces."""
+    return {pid for pid in _pids() if netns(pid) in spaces}
+
+
+def of_lab(name: str, *, spaces: Collection[int] = ()) -> set[int]:
+    """Pids of all that belongs to the lab; never this process or its parents.
+
+    Parameters
+    ----------
+    spaces
+        More network namespaces that are known to be the lab's.
+    """
+    found = marked(name) | members(lab_cgroup(name)) | inside({*spaces_of_lab(name), *spaces})
+    return {pid for pid in found if alive(pid)} - _ancestry()
 
 
 def netns(pid: int) -> int | None:
