@@ -1,0 +1,183 @@
+"""Run a campaign: the main path from trials to records. The same in a terminal and a notebook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ebpfperf import loads, plan
+from ebpfperf.cluster import Cluster, Settled, restore_from_journal
+from ebpfperf.errors import (
+    CommandTimeout,
+    ConnectError,
+    EbpfperfError,
+    HostKeyError,
+    KubeError,
+    LoadError,
+    NodeError,
+    OutputLimitError,
+    ProbeError,
+    SettleError,
+)
+from ebpfperf.facts import cluster_facts, nodes_facts
+from ebpfperf.model import Campaign, ClusterRef, Reading, Status, Trial, TrialResult
+from ebpfperf.store import Store
+from ebpfperf.watching import Watch
+
+Connect = Callable[[ClusterRef, Path], Cluster]
+ALWAYS_ON = ("host_counters",)
+
+
+def connect(ref: ClusterRef, journal: Path) -> Cluster:
+    """The cluster of a campaign."""
+    return Cluster.connect(ref, journal=journal)
+
+
+def remaining(store: Store) -> tuple[Trial, ...]:
+    """The trials that have no record yet, in their order."""
+    done = store.completed()
+    return tuple(trial for trial in plan.schedule(store.campaign) if trial.trial_id not in done)
+
+
+def run(
+    store: Store,
+    *,
+    connect: Connect = connect,
+    stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[Trial], None] = lambda trial: None,
+) -> Iterator[TrialResult]:
+    """Each trial's result, in order, once it is on disk; trials that have a record are skipped.
+
+    The cluster is put back when the iteration ends, however it ends: exhausted, closed early, by
+    ``stop`` (asked before each trial), an error or Ctrl-C. A trial that fails is a result with
+    status ``failed`` and its reason, and the campaign goes on.
+
+    Raises
+    ------
+    InputError
+        The cluster or the campaign's directory is not as the campaign needs it.
+    StoreError, RestoreError
+        A record could not be written; the cluster could not be put back.
+    KubeError, ConnectError
+        The cluster could not be reached when the run began.
+    """
+    with store.exclusive():
+        trials = remaining(store)
+        if not trials:
+            restore_from_journal(store.journal)
+            return
+        with connect(store.campaign.cluster, store.journal) as cluster:
+            store.add_facts(describe(cluster))
+            names = dict.fromkeys((*ALWAYS_ON, *store.campaign.probes))
+            with Watch(names, cluster.nodes) as watch:
+                store.add_facts(watch.facts)
+                stage = Stage(cluster, store.campaign)
+                for trial in trials:
+                    if stop():
+                        return
+                    on_start(trial)
+                    result = execute(trial, stage, watch)
+                    store.append(result)
+                    yield result
+
+
+def describe(cluster: Cluster) -> tuple:  # type: ignore[type-arg]
+    """Facts of the cluster and its two nodes, as they are before the first trial."""
+    kube = cluster.kube
+    nodes = [node for node in kube.nodes() if node["metadata"]["name"] in cluster.nodes]
+    known = cluster_facts(
+        information=kube.cluster_information(),
+        felix=kube.felix_configuration(),
+        pools=kube.ippools(),
+        nodes=nodes,
+    )
+    return (*known, *nodes_facts(cluster.nodes))
+
+
+class Stage:
+    """The cluster as the trial in hand needs it: settled once per treatment of a block."""
+
+    def __init__(self, cluster: Cluster, campaign: Campaign) -> None:
+        self.cluster = cluster
+        self._campaign = campaign
+        self._refused: tuple[tuple[int, str], EbpfperfError] | None = None
+
+    def settle(self, trial: Trial) -> Settled:
+        """The treatment, shown on the nodes. What failed for a block is not tried again in it."""
+        key = (trial.block, trial.treatment.name)
+        if self._refused is not None and self._refused[0] == key:
+            raise self._refused[1]
+        try:
+            return self.cluster.settle(trial.treatment, self._campaign.flows)
+        except (SettleError, KubeError) as error:
+            self._refused = (key, error)
+            raise
+
+
+def execute(trial: Trial, stage: Stage, watch: Watch) -> TrialResult:
+    """One trial: settle, arm, drive, collect, read. A failure is a result, not an exception."""
+    start = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    begun = time.monotonic()
+    blank = TrialResult(trial, Status.FAILED, "", start, 0.0, 0.0)
+    try:
+        watch.renew(stage.cluster)
+        settled = stage.settle(trial)
+        begun = time.monotonic()
+        return _drive(blank, settled, stage.cluster, watch, begun)
+    except (NodeError, LoadError, SettleError, KubeError) as error:
+        reason = f"{code(error)}: {error}"
+        return replace(blank, reason=reason, duration_s=time.monotonic() - begun)
+
+
+def _drive(
+    blank: TrialResult, settled: Settled, cluster: Cluster, watch: Watch, begun: float
+) -> TrialResult:
+    trial = blank.trial
+    load = loads.load(trial.flow.load)
+    client = settled.endpoints[trial.flow.path, "client"]
+    server = settled.endpoints[trial.flow.path, "server"]
+    raw: dict[str, bytes] = dict(settled.raw) if settled.changed else {}
+    with watch.armed(trial, client, server) as seen:
+        output = load.drive(trial.flow, client, server, cluster.nodes)
+    raw |= output | seen.raw
+    readings: Mapping[str, Reading] = {"load": load.parse(trial.flow, output), **seen.read(trial)}
+    main = readings["load"]
+    metrics = {"mtu_bytes": float(client.mtu_bytes)}
+    for reading in readings.values():
+        metrics |= reading.metrics
+    duration = time.monotonic() - begun
+    return replace(
+        blank,
+        status=main.status,
+        reason=main.reason,
+        duration_s=duration,
+        overhead_s=duration - load.traffic_s(trial.flow),
+        metrics=metrics,
+        samples=tuple(s for reading in readings.values() for s in reading.samples),
+        histograms=tuple(h for reading in readings.values() for h in reading.histograms),
+        facts=(*settled.facts, *(f for reading in readings.values() for f in reading.facts)),
+        warnings=seen.warnings,
+        raw=raw,
+    )
+
+
+_CODES: tuple[tuple[type[EbpfperfError], str], ...] = (
+    (HostKeyError, "host_key"),
+    (ConnectError, "unreachable"),
+    (CommandTimeout, "timeout"),
+    (OutputLimitError, "output_limit"),
+    (NodeError, "command_failed"),
+    (SettleError, "not_settled"),
+    (KubeError, "api"),
+)
+
+
+def code(error: EbpfperfError) -> str:
+    """The short code of a failure: the error's own reason, or one for its kind."""
+    own = error.fields.get("reason")
+    if isinstance(error, LoadError | ProbeError) and own:
+        return str(own)
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "failed")
