@@ -84,8 +84,10 @@ def render(
     ------
     ParameterError
         No such notebook, no such parameter, or a value of the wrong type.
-    StoreError
+    InputError
         ``campaign`` is no campaign directory.
+    StoreError
+        A record in it is damaged.
     ReportError
         The notebook failed, or nothing can be written. What was made of it is kept, the page marked
         incomplete; field ``path`` is the page.
@@ -128,7 +130,7 @@ def render_all(
 
     Raises
     ------
-    StoreError
+    InputError
         ``campaign`` is no campaign directory.
     ReportError
         The directory of the reports cannot be written.
@@ -259,7 +261,7 @@ def _fingerprint(template: Path, given: Mapping[str, templates.Scalar], store: S
     """Hash of all a report is made from: template, parameters, records, the analysing code."""
     digest = hashlib.sha256(json.dumps(dict(given), sort_keys=True).encode())
     records = sorted(store.path.glob("trials/*/record.json"))
-    plan = [path for path in sorted(store.path.glob("*")) if path.name != "journal.json"]
+    plan = [store.path / name for name in ("manifest.json", "facts.json")]
     code = sorted(Path(__file__).parent.glob("*.py"))
     for path in [template, *(path for path in plan if path.is_file()), *records, *code]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -16,7 +16,7 @@ import pytest
 from synthetic import write_store
 
 from ebpfperf import report, templates
-from ebpfperf.errors import ParameterError, ReportError, StoreError
+from ebpfperf.errors import InputError, ParameterError, ReportError
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_any_executor_renders_and_one_failure_does_not_stop_the_others(
 
 
 def test_no_campaign_and_no_place_to_write_are_one_sentence(campaign: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises(InputError, match="no campaign directory"):
         report.render("overlay-comparison", campaign=tmp_path / "nothing")
     blocked = tmp_path / "file"
     blocked.write_text("")
