@@ -56,7 +56,8 @@ class Settled:
     switch_s
         Wall seconds that settling took.
     changed
-        Whether anything on the cluster was changed for it.
+        False where the treatment was already shown: then the evidence is that of the time when
+        it was settled.
     """
 
     treatment: Treatment
@@ -211,7 +212,7 @@ class Cluster:
             (*shown.facts, *facts),
             {**shown.raw, **raw},
             time.monotonic() - begun,
-            bool(calls),
+            True,
         )
         return self._settled
 

@@ -261,7 +261,7 @@ def _parse_speed(text: str) -> Named:
 
 
 def _likely_nic(links: Sequence[Link]) -> Link | None:
-    tunnels = ("vxlan", "ipip", "tun", "wireguard", "bridge")
+    tunnels = ("vxlan", "ipip", "tun", "wireguard", "bridge", "dummy")
     for link in links:
         if link.addresses and link.name != "lo" and link.kind not in tunnels:
             return link
