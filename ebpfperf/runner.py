@@ -22,7 +22,6 @@ from ebpfperf.errors import (
     ProbeError,
     SettleError,
 )
-from ebpfperf.facts import cluster_facts, nodes_facts
 from ebpfperf.model import Campaign, ClusterRef, Reading, Status, Trial, TrialResult
 from ebpfperf.store import Store
 from ebpfperf.watching import Watch
@@ -70,7 +69,7 @@ def run(
             restore_from_journal(store.journal)
             return
         with connect(store.campaign.cluster, store.journal) as cluster:
-            store.add_facts(describe(cluster))
+            store.add_facts(cluster.facts())
             names = dict.fromkeys((*ALWAYS_ON, *store.campaign.probes))
             with Watch(names, cluster.nodes) as watch:
                 store.add_facts(watch.facts)
@@ -82,19 +81,6 @@ def run(
                     result = execute(trial, stage, watch)
                     store.append(result)
                     yield result
-
-
-def describe(cluster: Cluster) -> tuple:  # type: ignore[type-arg]
-    """Facts of the cluster and its two nodes, as they are before the first trial."""
-    kube = cluster.kube
-    nodes = [node for node in kube.nodes() if node["metadata"]["name"] in cluster.nodes]
-    known = cluster_facts(
-        information=kube.cluster_information(),
-        felix=kube.felix_configuration(),
-        pools=kube.ippools(),
-        nodes=nodes,
-    )
-    return (*known, *nodes_facts(cluster.nodes))
 
 
 class Stage:
