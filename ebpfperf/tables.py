@@ -7,6 +7,7 @@ into each, so that on a page with two tables the cells point at the headers of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,7 +54,7 @@ class Table:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         html = (
             f'<div class="table"><table style="{_INLINE}">'
-            f"<caption>{escape(self.caption)}</caption>\n"
+            f'<caption style="text-align:left">{escape(self.caption)}</caption>\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
             + (f'<ol type="a" class="notes">{notes}</ol>' if notes else "")
         )
@@ -65,16 +66,19 @@ class Table:
         return f"{self.caption}\n{self.frame.to_string(index=False)}"
 
     def _align(self, name: object) -> str:
-        return ' style="text-align:right;white-space:nowrap"' if name in self.numeric else ""
+        # Said for every cell, because JupyterLab's own style sheet aligns all of them right.
+        right = name in self.numeric
+        return f' style="text-align:{"right;white-space:nowrap" if right else "left"}"'
 
     def _row(self, values: Sequence[object]) -> str:
         cells = []
         for position, (name, value) in enumerate(zip(self.frame.columns, values, strict=True)):
             text = escape(str(value))
             if position == 0:
-                cells.append(f'<th scope="row">{text}</th>')
+                cells.append(f'<th scope="row"{self._align(name)}>{text}</th>')
             elif name == "verdict":
-                cells.append(f'<td class="verdict {escape(text.split(" ")[0])}">{text}</td>')
+                kind = re.split(r"[^a-z]", text)[0]
+                cells.append(f'<td class="verdict {kind}"{self._align(name)}>{text}</td>')
             else:
                 cells.append(f"<td{self._align(name)}>{text}</td>")
         return f"<tr>{''.join(cells)}</tr>"
