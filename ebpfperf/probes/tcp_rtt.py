@@ -50,16 +50,28 @@ class TcpRtt:
         self._streams: dict[str, Stream] = {}
         # Node → the ends whose filter stands in its slots, for the trial in hand.
         self._armed: dict[str, tuple[str, ...]] = {}
+        self._refused: dict[str, ProbeError] = {}
         self._skipped = ""
 
     def attach(self, nodes: Mapping[str, Node]) -> tuple[Fact, ...]:
-        """BCC, headers, kernel and tracepoint of each node, as facts named ``tcp_rtt_…``."""
+        """BCC, headers, kernel and tracepoint of each node, as facts named ``tcp_rtt_…``.
+
+        A node that cannot run it has one fact with the reason; it matters where that node sends.
+
+        Raises
+        ------
+        ProbeError
+            No node can run it.
+        """
+        self.detach()
         try:
             with ThreadPoolExecutor(max_workers=len(nodes) or 1) as pool:
-                loaded = list(pool.map(self._load, nodes.values()))
-        except (ProbeError, NodeError):
+                loaded = list(pool.map(self._try, nodes.values()))
+        except NodeError:
             self.detach()
             raise
+        if nodes and len(self._refused) == len(nodes):
+            raise next(iter(self._refused.values()))
         return tuple(fact for facts in loaded for fact in facts)
 
     def arm(self, flow: Flow, client: Endpoint, server: Endpoint) -> None:
@@ -123,7 +135,17 @@ class TcpRtt:
             with suppress(NodeError):
                 stream.stop()
         self._streams.clear()
-        self._armed = {}
+        self._armed, self._refused = {}, {}
+
+    def _try(self, node: Node) -> tuple[Fact, ...]:
+        try:
+            return self._load(node)
+        except ProbeError as error:
+            self._refused[node.name] = error
+            if stream := self._streams.pop(node.name, None):
+                with suppress(NodeError):
+                    stream.stop()
+            return (Fact(node.name, "tcp_rtt_bcc", f"UNKNOWN: {error.what}"),)
 
     def _load(self, node: Node) -> tuple[Fact, ...]:
         script = files("ebpfperf.probes").joinpath("node/tcp_rtt.py").read_text("utf-8")
@@ -150,6 +172,8 @@ class TcpRtt:
 
     def _ask(self, node: str, question: Mapping[str, Any], *, expect: str) -> dict[str, Any]:
         stream = self._streams.get(node)
+        if refused := self._refused.get(node):
+            raise refused
         if stream is None:
             raise _failed(node, "not_attached", "The probe is not loaded on this node.")
         try:

@@ -240,6 +240,26 @@ def test_a_node_that_cannot_run_it_says_why(pods: TwoPods, argv: list[str], reas
         made.arm(flow(), pods.client, pods.server)
 
 
+def test_one_node_without_it_costs_only_the_flows_that_it_sends(pods: TwoPods) -> None:
+    other = Scripted(pods.nodes["node-2"], ["sh", "-c", "read x; exit 127"])
+    made = TcpRtt()
+    try:
+        facts = made.attach({"node-1": pods.nodes["node-1"], "node-2": other})  # type: ignore[dict-item]
+    except ProbeError as error:
+        pytest.skip(f"cannot: {error.what}")
+    try:
+        (said,) = [fact.value for fact in facts if fact.node == "node-2"]
+        assert said.startswith("UNKNOWN: ")
+        made.arm(flow(), pods.client, pods.server)
+        exchange(pods, 11)
+        assert_answers(seen(made), "client", 11)
+        with pytest.raises(ProbeError) as caught:
+            made.arm(flow("tcp", direction=Direction.REVERSE), pods.client, pods.server)
+        assert caught.value.fields["node"] == "node-2"
+    finally:
+        made.detach()
+
+
 def test_without_root_the_script_says_so(pods: TwoPods) -> None:
     script = Path(sys.modules[TcpRtt.__module__].__file__ or "").parent / "node" / "tcp_rtt.py"
     done = subprocess.run(
