@@ -33,7 +33,7 @@ StrictModes no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-SetEnv SHLVL=2
+SetEnv SHLVL=2 TWO_PODS={dir}
 """
 
 _numbers = itertools.count(os.getpid() % 200)
@@ -46,6 +46,15 @@ class TwoPods:
     client: Endpoint
     server: Endpoint
     nodes: dict[str, SSHNode]
+    directory: Path
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process runs over these connections: sshd gave it the directory's name."""
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return f"TWO_PODS={self.directory}".encode() in environ
 
     def holders(self) -> tuple[int, int]:
         assert self.client.netns_pid is not None
@@ -137,4 +146,5 @@ def two_pods(directory: Path) -> Iterator[TwoPods]:
             _endpoint("ebpfperf-client", "node-1", addresses[0], pids[0]),
             _endpoint("ebpfperf-server", "node-2", addresses[1], pids[1]),
             nodes,
+            directory,
         )

@@ -171,12 +171,12 @@ def test_a_udp_flow_is_passed_over(pods: TwoPods, attached: TcpRtt) -> None:
 
 
 def pids(pods: TwoPods) -> set[int]:
-    """The probe's own interpreters, of this test's connections only (by their script's name)."""
+    """The probe's own interpreters, of this test's connections only."""
     found = set()
     for entry in Path("/proc").iterdir():
         try:
             if b"'tcp_rtt.py', 'exec'" in (entry / "cmdline").read_bytes():
-                found.add(int(entry.name))
+                found |= {pid for pid in (int(entry.name),) if pods.owns(pid)}
         except (OSError, ValueError):
             continue
     return found
