@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab import processes, underlay
+from ebpfperf.lab import ipip, processes, underlay
 from ebpfperf.lab.api import ApiServer
 from ebpfperf.lab.felix import Felix
 from ebpfperf.lab.ipam import Ipam
@@ -98,6 +98,7 @@ def running(shape: Shape, directory: Path) -> Iterator[None]:
             site.dir.mkdir(mode=0o700)
         make_keys(directory, [site.dir for site in sites])
         nodes = _start_nodes(shape, sites, stack)
+        ipip.prepare(nodes[0])
         write_client_files(directory, nodes)
         store = ObjectStore()
         seed(store, nodes, shape.release)

@@ -36,14 +36,14 @@ class Tunnel:
 
     def up(self, *, mtu_bytes: int, address: str) -> None:
         """Create it if it is not there, with that MTU and /32 address; idempotent."""
-        if not self._exists():
+        if not _exists(self._node):
             self._create()
         self._node.run(["ip", "link", "set", DEVICE, "mtu", str(mtu_bytes), "up"])
         self._node.run(["ip", "addr", "replace", f"{address}/32", "dev", DEVICE])
 
     def idle(self) -> None:
         """Take its address away; the device stays, as the kernel's own does."""
-        if self._exists():
+        if _exists(self._node):
             self._node.run(["ip", "addr", "flush", "dev", DEVICE])
 
     def close(self) -> None:
@@ -52,15 +52,10 @@ class Tunnel:
             os.close(self._tun)
             self._tun = None
 
-    def _exists(self) -> bool:
-        return bool(self._node.run(["ip", "-br", "link", "show", DEVICE], check=False).strip())
-
     def _create(self) -> None:
-        # Where the kernel has it, it is there as soon as its module is loaded, which this does.
-        add = ["ip", "link", "add", DEVICE, "type", "ipip", "remote", "any", "local", "any"]
-        self._node.run(add, check=False)
-        if self._exists():
+        if _kernel_makes(self._node):
             return
+        self.close()  # where somebody deleted the device, its file is still open
         self._tun = _open_tun(self._node)
         try:
             self._attach()
@@ -92,6 +87,32 @@ class Tunnel:
     def _ifindex(self, device: str) -> int:
         found = json.loads(self._node.run(["ip", "-j", "link", "show", device]))
         return int(found[0]["ifindex"])
+
+
+def prepare(node: LabNode) -> None:
+    """Nothing, where that node can have a ``tunl0`` when a pool asks for it.
+
+    Raises
+    ------
+    LabError
+        The kernel has no ipip, and the stand-in cannot be compiled here.
+    """
+    if not _kernel_makes(node):
+        compile_program({"NODE_IP": 1, "NIC_IFINDEX": 1, "TUNL_IFINDEX": 1})
+
+
+def _kernel_makes(node: LabNode) -> bool:
+    """Whether the node has the kernel's own ``tunl0`` now.
+
+    It is in every namespace as soon as the module is loaded, which asking for one does.
+    """
+    add = ["ip", "link", "add", DEVICE, "type", "ipip", "remote", "any", "local", "any"]
+    node.run(add, check=False)
+    return _exists(node)
+
+
+def _exists(node: LabNode) -> bool:
+    return bool(node.run(["ip", "-br", "link", "show", DEVICE], check=False).strip())
 
 
 def compile_program(defines: dict[str, int]) -> Path:

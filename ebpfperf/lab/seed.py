@@ -15,6 +15,8 @@ POOL = "default-ipv4-ippool"
 POOL_CIDR = "198.19.0.0/16"
 EMULATION = "independent emulation on one machine; not Calico"
 _CALICO_NAMESPACE = "kube-system"
+# Go's names, which Kubernetes uses.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def seed(store: ObjectStore, nodes: list[LabNode], release: str) -> None:
@@ -134,7 +136,7 @@ def _node(node: LabNode) -> dict[str, Any]:
             "nodeInfo": {
                 "kernelVersion": platform.release(),
                 "operatingSystem": "linux",
-                "architecture": "amd64",
+                "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
                 "osImage": "ebpfperf lab",
                 "kubeletVersion": "v1.30.0",
                 "containerRuntimeVersion": "lab://1",

@@ -636,14 +636,26 @@ def test_cross_subnet_tunnels_between_subnets(mode: str, device: str) -> None:
             assert echo(b, a)
 
 
-def test_what_somebody_else_removed_comes_back_with_the_next_restart(cluster: Cluster) -> None:
-    show(cluster, "vxlan")
-    cluster.nodes["node-1"].run(["ip", "link", "del", "vxlan.calico"])
-    cluster.felix(bpfLogLevel="Info")
-    try:
-        eventually("the device is back", lambda: "vxlan.calico" in cluster.links("node-1"))
-    finally:
-        cluster.felix(bpfLogLevel="")
+@pytest.mark.parametrize("mode", ["vxlan", "ipip"])
+def test_what_somebody_else_removed_comes_back_with_a_restart(cluster: Cluster, mode: str) -> None:
+    show(cluster, mode)
+    node = cluster.nodes["node-1"]
+    with cluster.pod("a", "node-1") as a, cluster.pod("b", "node-2") as b:
+        eventually("a route", lambda: cluster.way("node-1") == DEVICES[mode])
+        # The kernel's own tunl0 cannot be deleted.
+        node.run(["ip", "link", "del", DEVICES[mode]], check=False)
+        node.run(["ip", "route", "flush", "proto", "bird"])
+        before = cluster.felix_pid("node-1")
+        cluster.felix(bpfLogLevel="Info")
+        try:
+            eventually("a new Felix", lambda: cluster.felix_pid("node-1") > before)
+            eventually("the route is back", lambda: cluster.way("node-1") == DEVICES[mode])
+            assert echo(a, b)
+            assert echo(b, a)
+        finally:
+            before = cluster.felix_pid("node-1")
+            cluster.felix(bpfLogLevel="")
+            eventually("a new Felix", lambda: cluster.felix_pid("node-1") > before)
 
 
 def test_up_to_v322_a_pool_raises_the_flag_and_changes_are_told_in_old_words() -> None:
