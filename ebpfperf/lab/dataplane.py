@@ -131,7 +131,7 @@ def _next_hop(node: LabNode, peer: LabNode) -> str:
     """The peer, or the router on the way: BIRD resolves a BGP next hop that is not on the link.
 
     A router knows pods only where it speaks BGP too. The lab's does not, so packets without overlay
-    end there, as on a fabric that was not told.
+    end there, as on an underlay that was not told.
     """
     return peer.underlay_ip if _same_subnet(node, peer) else underlay.router(node.underlay_ip)
 
