@@ -109,6 +109,7 @@ class Way:
             if held is None:
                 for probe in used:
                     probe.detach()
+        out.mkdir(exist_ok=True)
         for name, content in raw.items():
             (out / name).write_bytes(content)
         took_s = time.monotonic() - begun
@@ -118,12 +119,12 @@ class Way:
         return took_s - load.traffic_s(flow)
 
 
-def ways(cluster: Cluster, ssh_config: File, directory: File, stack: ExitStack) -> list[Way]:
+def ways(cluster: Cluster, ssh_config: File, stack: ExitStack) -> list[Way]:
     """Every way, connected, with and without probes."""
     found = []
+    # Not in the campaign's directory: a socket's path has 107 bytes at most.
+    control = File(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssh-", dir="/tmp")))
     for name in ("ebpfperf", "master", "plain"):
-        control = directory / "control"
-        control.mkdir(exist_ok=True)
         nodes: Mapping[str, Node] = cluster.nodes
         if name != "ebpfperf":
             nodes = {
@@ -151,8 +152,6 @@ def rounds(
     """Way → seconds beyond the traffic, for each round; the first round is a warm-up, left out."""
     (flow,) = campaign.flows
     store = Store.create(directory / "campaign", campaign)
-    out = directory / "raw"
-    out.mkdir()
     results = runner.run(store, connect=lambda ref, journal: cluster)
     order = random.Random(campaign.seed)
     with closing(results):
@@ -167,7 +166,9 @@ def rounds(
             return time.monotonic() - begun - loads.load(result.trial.flow.load).traffic_s(flow)
 
         turns: dict[str, Callable[[], float]] = {RUNNER: whole}
-        turns |= {way.name: partial(way.trial, flow, ends, out) for way in all_ways}
+        turns |= {
+            way.name: partial(way.trial, flow, ends, directory / way.name) for way in all_ways
+        }
         for number in range(campaign.blocks - 1):
             took = {name: turns[name]() for name in order.sample(list(turns), len(turns))}
             if number:
@@ -209,8 +210,8 @@ def report(table: Sequence[Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def measure(lab: Lab, *, count: int, seconds: int) -> list[dict[str, float]]:
-    """Seconds beyond the traffic of every way in every round."""
+def measure(lab: Lab, directory: File, *, count: int, seconds: int) -> list[dict[str, float]]:
+    """Seconds beyond the traffic of every way in every round; what was printed is in files."""
     ref = ClusterRef(kubeconfig=str(lab.kubeconfig), ssh_config=str(lab.ssh_config))
     campaign = Campaign(
         name=LAB,
@@ -224,9 +225,8 @@ def measure(lab: Lab, *, count: int, seconds: int) -> list[dict[str, float]]:
     )
     table = []
     with ExitStack() as stack:
-        directory = File(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestration-")))
         cluster = stack.enter_context(Cluster.connect(ref, journal=directory / "journal.json"))
-        all_ways = ways(cluster, File(lab.ssh_config), directory, stack)
+        all_ways = ways(cluster, File(lab.ssh_config), stack)
         for took in rounds(cluster, campaign, all_ways, directory=directory):
             table.append(took)
             shown = ", ".join(f"{name} {value * 1e3:.0f}" for name, value in took.items())
@@ -243,7 +243,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     try:
         lab, _ = lifecycle.up(Shape(LAB))
-        table = measure(lab, count=arguments.rounds, seconds=arguments.seconds)
+        with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
+            table = measure(lab, File(name), count=arguments.rounds, seconds=arguments.seconds)
     finally:
         lifecycle.down(LAB)
     if arguments.json:
