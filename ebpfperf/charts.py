@@ -6,7 +6,8 @@ Raw trials are drawn beside every summary, and intervals always.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from ebpfperf import metrics, stats, tables
 from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, label_ends, looks, tidy
 from ebpfperf.compare import baseline_first
-from ebpfperf.model import Campaign, Status
+from ebpfperf.model import Campaign, Flow, Status
 
 
 def forest(
@@ -36,8 +37,9 @@ def forest(
     axes = figure.subplots()
     tidy(axes)
     margin = 1 + campaign.margin_pct / 100
-    axes.axvspan(100 * (1 / margin - 1), campaign.margin_pct, color="#E9E9E9", zorder=0)
-    axes.axvline(0, color=FAINT, linewidth=1)
+    axes.axvspan(1 / margin, margin, color="#E9E9E9", zorder=0)
+    axes.axvline(1, color=FAINT, linewidth=1)
+    widest = _widest(rows, margin)
     labels: list[str] = []
     heads: list[int] = []
     for row in rows:
@@ -46,10 +48,14 @@ def forest(
         if head not in labels:
             heads.append(len(labels))
             labels.append(head)
-        place, middle = len(labels), 100 * (row["ratio"] - 1)
+        place = len(labels)
         if not math.isnan(row["low"]):
-            ends = [100 * (row["low"] - 1), 100 * (row["high"] - 1)]
+            ends = [max(row["low"], 1 / widest), min(row["high"], widest)]
             axes.plot(ends, [place, place], color=look.colour, linewidth=2.2, solid_capstyle="butt")
+            for end, full, arrow in zip(ends, (row["low"], row["high"]), "<>", strict=True):
+                if end != full:
+                    axes.plot(end, place, arrow, color=look.colour, markersize=6)
+        middle = min(max(row["ratio"], 1 / widest), widest)
         axes.plot(middle, place, look.marker, color=look.colour, markersize=7)
         axes.annotate(
             f"{tables.percent(row['ratio'])}  {row['verdict']}",
@@ -63,7 +69,11 @@ def forest(
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(f"Change against {campaign.baseline}, percent (grey: within the margin)")
+    axes.set_xscale("log")
+    axes.set_xlim(1 / widest**1.03, widest**1.03)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([1 + p / 100 for p in _ticks_pct(widest)]))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     frame = pd.DataFrame(
         [
             {
@@ -84,7 +94,7 @@ def forest(
         f"{row['verdict']}"
         for row in rows
     )
-    heading = title or f"Effects against {campaign.baseline}"
+    heading = title or f"Effects against {campaign.baseline}, on a logarithmic axis"
     return Chart(figure, heading, f"{heading}, with intervals: {said or 'none yet'}.", frame)
 
 
@@ -98,8 +108,7 @@ def comparison(
     which does not, is in the effects.
     """
     entry, style = metrics.metric(metric), looks(campaign)
-    usable = trials[trials["status"].eq(Status.OK.value) & trials[metric].gt(0)]
-    flows = [flow for flow in campaign.flows if usable["flow"].eq(flow.name).any()]
+    usable, flows = _usable(trials, campaign, entry)
     names = baseline_first(campaign)
     width = min(WIDTH_IN, 1.2 + 3.2 * max(1, len(flows)))
     figure = Figure(figsize=(width, 3.2), layout="constrained")
@@ -152,8 +161,7 @@ def comparisons(
 def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
     """The metric by block, one line a treatment: what the machine did over the campaign."""
     entry, style = metrics.metric(metric), looks(campaign)
-    usable = trials[trials["status"].eq(Status.OK.value) & trials[metric].gt(0)]
-    flows = [flow.name for flow in campaign.flows if usable["flow"].eq(flow.name).any()]
+    usable, flows = _usable(trials, campaign, entry)
     figure = Figure(figsize=(WIDTH_IN, 0.5 + 2.0 * max(1, len(flows))), layout="constrained")
     panels = figure.subplots(max(1, len(flows)), 1, squeeze=False, sharex=True)[:, 0]
     spreads = []
@@ -161,7 +169,7 @@ def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
         tidy(axes)
         ends = []
         for name in baseline_first(campaign):
-            ours = usable[usable["flow"].eq(flow) & usable["treatment"].eq(name)]
+            ours = usable[usable["flow"].eq(flow.name) & usable["treatment"].eq(name)]
             ours = ours.sort_values("block")
             values = ours[metric].to_numpy(dtype=float) / entry.per_axis_unit
             if values.size:
@@ -171,9 +179,9 @@ def drift(trials: pd.DataFrame, campaign: Campaign, *, metric: str) -> Chart:
                     linewidth=1.4, markersize=5,
                 )  # fmt: skip
                 ends.append((float(ours["block"].max()), float(values[-1]), name))
-                spreads.append((flow, name, stats.spread_pct(values), values.size))
+                spreads.append((flow.name, name, stats.spread_pct(values), values.size))
         label_ends(axes, ends, style)
-        axes.set_title(flow, fontsize=10, loc="left")
+        axes.set_title(flow.name, fontsize=10, loc="left")
         axes.set_ylabel(entry.axis)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     panels[-1].set_xlabel("Block, in the order in which they ran")
@@ -192,8 +200,48 @@ def drifts(trials: pd.DataFrame, effects: pd.DataFrame, campaign: Campaign) -> t
     return tuple(drift(trials, campaign, metric=name) for name in names if name in measured)
 
 
-def _signed(value: float, _place: object) -> str:
-    return f"{value:+g}".replace("-", "−") if value else "0"
+def _usable(
+    trials: pd.DataFrame, campaign: Campaign, entry: metrics.Metric
+) -> tuple[pd.DataFrame, list[Flow]]:
+    """Good trials that carry the metric, and the flows for which it is compared."""
+    usable = trials[trials["status"].eq(Status.OK.value) & trials[entry.name].gt(0)]
+    flows = [
+        flow
+        for flow in campaign.flows
+        if entry.of(flow.load) and usable["flow"].eq(flow.name).any()
+    ]
+    return usable, flows
+
+
+# Beyond a factor of three the arrow says enough; the numbers stand beside it.
+_WIDEST = 3.0
+_TICKS_PCT = (1, 2, 5, 10, 20, 50, 100, 200)
+
+
+def _widest(rows: Sequence[Mapping[Hashable, Any]], margin: float) -> float:
+    """The ratio up to which the axis of a forest reaches, to both sides."""
+    ends: list[float] = [row[key] for row in rows for key in ("ratio", "low", "high")]
+    reach = [max(end, 1 / end) for end in ends if end > 0]
+    return min(max(1.5 * (margin - 1) + 1, *reach, 1.01), _WIDEST)
+
+
+def _ticks_pct(widest: float) -> list[float]:
+    """Changes at which the axis is labelled: no change, and a few steps to each side."""
+    reach = math.log(widest)
+    ticks, last = [0.0], 0.0
+    for step in _TICKS_PCT:
+        here = math.log1p(step / 100)
+        if here <= reach + 1e-9 and here - last >= reach / 4:
+            # A step down is as far on a logarithmic axis as the step up that undoes it.
+            ticks += [step, 100 * (1 / (1 + step / 100) - 1)]
+            last = here
+    return ticks
+
+
+def _signed(ratio: float, _place: object) -> str:
+    """``"+5"``, ``"−17"`` or ``"0"``: a change in whole percent."""
+    pct = round(100 * (ratio - 1))
+    return f"{pct:+d}".replace("-", "−") if pct else "0"
 
 
 def _centre(values: stats.Floats, *, level: float) -> tuple[float, float, float]:

@@ -123,7 +123,7 @@ def paired(trials: pd.DataFrame, *, flow: str, metric: str) -> pd.DataFrame:
 
 
 def _measured(trials: pd.DataFrame, flow: Flow, metric: str) -> bool:
-    if metric not in trials:
+    if metric not in trials or not metrics.metric(metric).of(flow.load):
         return False
     good = trials["flow"].eq(flow.name) & trials["status"].eq(Status.OK.value)
     return bool(trials.loc[good, metric].gt(0).any())

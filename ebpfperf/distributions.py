@@ -59,7 +59,9 @@ def _distribution(
     for axes in panels:
         tidy(axes)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        low, high = axes.get_xlim()
+        steps = (1, 2, 5) if high / low < 100 else (1,)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=steps))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.set_xlabel("µs (logarithmic)")

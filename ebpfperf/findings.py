@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path as FilePath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ebpfperf import compare, metrics, tables
@@ -162,7 +163,8 @@ def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
                 found.append(_headline(rows.to_dict("records")))
     legend = (
         f"Change against the baseline, with its interval (level at least {campaign.level:.0%}). "
-        f"Margin of equivalence, fixed before the run: ±{campaign.margin_pct:g} %."
+        f"Margin of equivalence, fixed before the run: ±{campaign.margin_pct:g} %. Detectable is "
+        "the smallest change that would have been told from none."
     )
     return Headlines(tuple(found), legend)
 
@@ -174,19 +176,14 @@ def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
         f"{entry.label} (flow {first['flow']}, {entry.better.value} is better). "
         f"Baseline {first['baseline']}: {entry.show(first['baseline_value'])}."
     )
-    return Headline(lead, tuple((_change(row), _word(row)) for row in rows))
+    return Headline(lead, tuple((_change(row), tables.verdict(row)) for row in rows))
 
 
 def _change(row: Mapping[Hashable, Any]) -> str:
     estimate = tables.estimated(row["ratio"], row["low"], row["high"], show=tables.percent)
-    return f"{row['treatment']} {estimate}"
-
-
-def _word(row: Mapping[Hashable, Any]) -> str:
-    said = tables.verdict(row)
     if row["verdict"] in ("undecided", "equivalent"):
-        said += f" (a change of {row['detectable_pct']:.1f} % would have been seen)"
-    return said
+        estimate += f", detectable {tables.detectable(row['detectable_pct'])}"
+    return f"{row['treatment']} {estimate}"
 
 
 def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
@@ -204,7 +201,9 @@ def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> S
     causes = bad["reason"].str.split(":").str[0].value_counts()
     said += [f"{count} trial(s) failed: {cause or 'no reason'}." for cause, count in causes.items()]
     said += _warned(trials)
-    said += _underlay(trials, campaign)
+    effects = compare.effects(trials, campaign)
+    said += _underlay(effects, campaign)
+    said += _blocks_needed(effects, campaign)
     return Sentences(tuple(said))
 
 
@@ -214,12 +213,41 @@ def _warned(trials: pd.DataFrame) -> list[str]:
     return [f"{text} ({count} of {len(trials)} trials)." for text, count in counts.items()]
 
 
-def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
+def _blocks_needed(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
+    """How many blocks would decide what is undecided: an interval narrows with their root."""
+    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
+    undecided = effects[effects["verdict"].eq("undecided") & ~effects["flow"].isin(hosts)]
+    said, hopeless = [], []
+    for name in metrics.HEADLINE:
+        rows = undecided[undecided["metric"].eq(name)]
+        if rows.empty:
+            continue
+        label = metrics.metric(name).label
+        width = np.log1p(rows["detectable_pct"] / 100) / np.log1p(campaign.margin_pct / 100)
+        needed = int(np.ceil((rows["n_blocks"] * width**2).max()))
+        if needed > _MANY_BLOCKS:
+            hopeless.append(label)
+        else:
+            said.append(
+                f"{label} is undecided: at this noise about {needed} blocks would narrow its "
+                "intervals to the margin."
+            )
+    if hopeless:
+        said.append(
+            f"{', '.join(hopeless)}: undecided, and the noise is so far beyond the margin that "
+            "more blocks alone will not do. Lengthen the trials and quieten the nodes first."
+        )
+    return said
+
+
+_MANY_BLOCKS = 200
+
+
+def _underlay(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
     """What the path that no overlay touches shows: any difference there is noise or drift."""
     hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
     if not hosts:
         return ["No host-host flow was driven: what the underlay itself carries is not known."]
-    effects = compare.effects(trials, campaign)
     rows = effects[effects["flow"].isin(hosts) & effects["metric"].eq("received_bits_per_s")]
     off = [
         f"{row['treatment']} {tables.percent(row['ratio'])} "
@@ -233,7 +261,11 @@ def _underlay(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
             + "; ".join(off)
             + ". Differences of that size between pods prove nothing."
         ]
-    return ["Between hosts, where no overlay is in the way, no difference was established."]
+    seen = tables.detectable(rows["detectable_pct"].max())
+    return [
+        "Between hosts, where no overlay is in the way, no difference was established "
+        f"(detectable {seen})."
+    ]
 
 
 def repeat(campaign: FilePath, notebook: str) -> Commands:

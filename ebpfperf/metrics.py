@@ -35,6 +35,8 @@ class Metric:
         Width of the bins it was read from, percent of the value; 0 for one that was not.
     show
         Value with its unit, for tables and sentences.
+    loads
+        Loads for which it is a question worth asking; empty for all of them.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Metric:
     per_axis_unit: float
     show: Callable[[float | None], str]
     resolution_pct: float = 0.0
+    loads: tuple[str, ...] = ()
+
+    def of(self, load: str) -> bool:
+        """Whether the metric is compared for flows of that load."""
+        return not self.loads or load in self.loads
 
 
 def _unit(suffix: str) -> Callable[[float | None], str]:
@@ -61,6 +68,7 @@ def _cpu_per_gbit(value: float | None) -> str:
     return text if text == units.UNKNOWN else f"{text}/Gbit"
 
 
+_BULK = ("tcp", "udp")
 # Bins of the two histogram layouts: every request (1/64) and the kernel's smoothed RTT (1/8).
 _FINE_PCT, _KERNEL_PCT = 100 / 64, 100 / 8
 _GBIT, _US, _MS = float(units.BITS_PER_GBIT), float(units.NS_PER_US), 0.001
@@ -113,6 +121,7 @@ CATALOGUE: tuple[Metric, ...] = (
         _US,
         units.duration_ns,
         _KERNEL_PCT,
+        ("tcp",),
     ),
     Metric(
         "srtt_p99_ns",
@@ -122,8 +131,17 @@ CATALOGUE: tuple[Metric, ...] = (
         _US,
         units.duration_ns,
         _KERNEL_PCT,
+        ("tcp",),
     ),
-    Metric("cpu_s_per_gbit", "CPU per gigabit", Better.LOWER, "CPU ms/Gbit", _MS, _cpu_per_gbit),
+    Metric(
+        "cpu_s_per_gbit",
+        "CPU per gigabit",
+        Better.LOWER,
+        "CPU ms/Gbit",
+        _MS,
+        _cpu_per_gbit,
+        loads=_BULK,
+    ),
     Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )
 

@@ -112,6 +112,13 @@ def estimated(value: float, low: float, high: float, *, show: Callable[[float], 
     return f"{show(value)} ({spanned(low, high, show=show)})"
 
 
+def detectable(pct: float) -> str:
+    """``"±4.2 %"``, or ``"×2.5"`` where a percentage would mislead; an en dash for NaN."""
+    if pd.isna(pct):
+        return "–"
+    return f"±{pct:.1f} %" if pct < 100 else f"×{1 + pct / 100:.1f}"
+
+
 def verdict(row: Mapping[Hashable, Any]) -> str:
     """``"worse, beyond the margin"``, or ``"void: too few blocks: 4 of 6"``."""
     if row["verdict"] == "void":
@@ -141,9 +148,7 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
                 "change": percent(row["ratio"]),
                 "interval": interval(row["low"], row["high"]),
                 "verdict": verdict(row),
-                "detectable": f"±{row['detectable_pct']:.1f} %"
-                if pd.notna(row["detectable_pct"])
-                else "–",
+                "detectable": detectable(row["detectable_pct"]),
                 "blocks": f"{row['n_blocks']}/{row['planned_blocks']}",
                 "notes": ", ".join(_letter(notes.index(text)) for text in texts),
             }
@@ -271,8 +276,8 @@ def counters(trials: pd.DataFrame, campaign: Campaign) -> Table:
 _COUNTERS = {
     "mtu_bytes": "MTU, bytes",
     "mss_bytes": "MSS, bytes",
-    "retransmits": "retransmits of the flow",
-    "tcpext_retransmits": "retransmits of the nodes",
+    "retransmits": "flow retransmits",
+    "tcpext_retransmits": "node retransmits",
     "lost_pct": "lost, %",
     "softnet_dropped": "softnet drops",
 }

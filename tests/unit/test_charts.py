@@ -141,3 +141,21 @@ def test_no_chart_depends_on_the_order_of_rows() -> None:
     there = charts.drift(mixed, CAMPAIGN, metric="rr_p50_ns")
     pd.testing.assert_frame_equal(here.frame, there.frame)
     assert here.png() == there.png()
+
+
+@pytest.mark.parametrize("widest", [1.01, 1.05, 1.08, 1.3, 2.0, 3.0])
+def test_ticks_of_a_forest_are_few_and_inside(widest: float) -> None:
+    ticks = charts._ticks_pct(widest)
+    assert 0 in ticks
+    assert len(ticks) <= 9
+    assert all(1 / widest - 1e-9 <= 1 + tick / 100 <= widest + 1e-9 for tick in ticks)
+
+
+def test_an_interval_beyond_the_axis_ends_in_an_arrow_and_keeps_its_number() -> None:
+    wide = EFFECTS.copy()
+    wide.loc[0, ["ratio", "low", "high"]] = [1.2, 0.01, 40.0]
+    item = charts.forest(wide, CAMPAIGN)
+    assert item.frame["high_pct"].iloc[0] == pytest.approx(3900)
+    assert item.figure.axes[0].get_xlim()[1] < 4
+    markers = [line.get_marker() for line in item.figure.axes[0].lines]
+    assert {"<", ">"} <= set(markers)

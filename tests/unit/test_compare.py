@@ -171,3 +171,10 @@ def test_the_catalogue_is_whole() -> None:
     for metric in metrics.CATALOGUE:
         assert "UNKNOWN" in metric.show(math.nan)
         assert any(character.isdigit() for character in metric.show(1234.5))
+
+
+def test_a_metric_is_compared_only_for_the_loads_it_is_about() -> None:
+    trials = trials_frame(results()).assign(cpu_s_per_gbit=60.0, srtt_p50_ns=23_000.0)
+    effects = compare.effects(trials, CAMPAIGN)
+    assert "rr" not in set(effects.loc[effects.metric.eq("cpu_s_per_gbit"), "flow"])
+    assert "rr" not in set(effects.loc[effects.metric.eq("srtt_p50_ns"), "flow"])
