@@ -32,7 +32,7 @@ def forest(
     kept = effects[effects["metric"].isin(names) & effects["ratio"].notna()]
     ranked = kept.assign(rank=kept["metric"].map({name: i for i, name in enumerate(names)}))
     rows = ranked.sort_values("rank", kind="stable").to_dict("records")
-    lines = sum(1 for _ in rows) + len({row["metric"] for row in rows})
+    lines = len(rows) + len({row["metric"] for row in rows})
     figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.27 * max(3, lines)), layout="constrained")
     axes = figure.subplots()
     tidy(axes)
