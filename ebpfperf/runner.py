@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -31,7 +32,9 @@ ALWAYS_ON = ("host_counters",)
 
 
 def connect(ref: ClusterRef, journal: Path) -> Cluster:
-    """The cluster of a campaign."""
+    """The cluster of a campaign; EBPFPERF_SSH_CONFIG counts where the file names no SSH config."""
+    if ref.ssh_config is None:
+        ref = replace(ref, ssh_config=os.environ.get("EBPFPERF_SSH_CONFIG"))
     return Cluster.connect(ref, journal=journal)
 
 

@@ -32,14 +32,14 @@ MEASURE = {
     "ssh_config", "ssh_connection", "kube",
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
-    "probes", "runner", "progress",
+    "probes", "runner", "watching", "progress", "interruption", "node_list",
 }  # fmt: skip
 ANALYSE = {
     "stats", "compare", "capacity", "chart", "charts", "distributions", "tables", "findings",
     "report", "page", "export", "templates",
     "headroom_chart",
 }  # fmt: skip
-TOP = {"__init__", "cli", "lab"}
+TOP = {"__init__", "cli", "commands", "printing", "lab"}
 
 NEVER_IN_MEASURE = {"matplotlib", "papermill", "scipy", "nbconvert"}
 NEVER_IN_ANALYSE = {"paramiko", "pyroute2", "lightkube"}

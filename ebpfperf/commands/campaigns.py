@@ -1,0 +1,240 @@
+"""Commands about campaigns: plan, run, status, restore."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebpfperf import printing
+from ebpfperf.commands.options import (
+    Blocks,
+    ClientNode,
+    Context,
+    File,
+    Folder,
+    Json,
+    Kubeconfig,
+    ServerNode,
+    SshConfig,
+)
+from ebpfperf.errors import InputError
+
+if TYPE_CHECKING:
+    from ebpfperf.cluster import Cluster
+    from ebpfperf.model import Campaign, ClusterRef, Trial
+    from ebpfperf.store import Store
+
+
+def plan(file: File, blocks: Blocks = None, json: Json = False) -> None:
+    """Show what a campaign file expands to: its trials in their order, and the time they take."""
+    from ebpfperf import plan as planning
+    from ebpfperf import units
+
+    campaign = _campaign(file, blocks)
+    trials = planning.schedule(campaign)
+    if json:
+        printing.as_json(_order(trials))
+        return
+    _print_order(trials)
+    estimate = units.duration_s(planning.estimate_s(trials))
+    printing.sentence(f"{len(trials)} trials in {campaign.blocks} blocks, about {estimate}.")
+    for note in planning.notes(campaign):
+        printing.sentence(note)
+
+
+def run(
+    file: File,
+    out: Annotated[
+        Path | None, typer.Option(help="Campaign directory; default runs/CAMPAIGN.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show order, changes and time; connect to nothing.")
+    ] = False,
+    blocks: Blocks = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    ssh_config: SshConfig = None,
+    client_node: ClientNode = None,
+    server_node: ServerNode = None,
+    json: Json = False,
+) -> None:
+    """Run a campaign, or what is left of it; Ctrl-C stops after the trial in hand."""
+    campaign = _campaign(file, blocks)
+    given = {
+        "kubeconfig": kubeconfig,
+        "context": context,
+        "ssh_config": ssh_config,
+        "client_node": client_node,
+        "server_node": server_node,
+    }
+    if dry_run:
+        _dry_run(replace(campaign, cluster=_reached(campaign.cluster, given)), json=json)
+        return
+    from ebpfperf import interruption, progress, runner
+    from ebpfperf.cluster import Cluster
+    from ebpfperf.store import Store
+
+    def connect(ref: ClusterRef, journal: Path) -> Cluster:
+        return Cluster.connect(_reached(ref, given), journal=journal)
+
+    store = Store.create(
+        out or Path("runs") / campaign.name, campaign, source=file.read_text(encoding="utf-8")
+    )
+    left, before = runner.remaining(store), len(store.completed())
+    if before and left:
+        printing.remark(f"{before} trials are there already; {len(left)} are left.")
+    counts: dict[str, int] = {}
+    with (
+        progress.auto(left, before=before) as bar,
+        interruption.interruption(bar.say) as stop,
+    ):
+        for result in runner.run(store, connect=connect, stop=stop, on_start=bar.begin):
+            bar.end(result)
+            counts[str(result.status)] = counts.get(str(result.status), 0) + 1
+    _print_outcome(store, counts, json=json)
+    if stop.exit_status:
+        raise typer.Exit(stop.exit_status)
+    if counts and not counts.get("ok"):
+        raise typer.Exit(1)
+
+
+def status(directory: Folder, json: Json = False) -> None:
+    """Show how far a campaign is, what failed and why, and whether the cluster was put back."""
+    from ebpfperf.journal import Journal
+    from ebpfperf.runner import remaining
+    from ebpfperf.store import Store
+
+    store = Store.open(directory)
+    results = list(store.results())
+    bad = [result for result in results if result.status != "ok"]
+    journal = Journal.load(store.journal)
+    document = {
+        "campaign": store.campaign.name,
+        "done": len(results),
+        "left": len(remaining(store)),
+        "failed": [
+            {"trial": r.trial.trial_id, "status": str(r.status), "reason": r.reason} for r in bad
+        ],
+        "cluster_to_be_restored": journal is not None and journal.is_open,
+    }
+    if json:
+        printing.as_json(document)
+        return
+    total = document["done"] + document["left"]  # type: ignore[operator]
+    printing.sentence(
+        f"Campaign {store.campaign.name}: {len(results)} of {total} trials, {len(bad)} not usable."
+    )
+    if bad:
+        rows = [(r.trial.trial_id, r.status, r.reason) for r in bad]
+        printing.table(["trial", "status", "reason"], rows)
+    if document["cluster_to_be_restored"]:
+        printing.sentence(
+            f"The cluster is not as it was: ebpfperf restore {directory} puts it back, "
+            "unless a run is at work."
+        )
+
+
+def restore(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="Campaign directory; default: all below runs/.", metavar="DIRECTORY"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what somebody else changed meanwhile.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put a cluster back as it was before a run that was killed."""
+    from ebpfperf.cluster import restore_from_journal
+    from ebpfperf.store import Store
+
+    found = [directory] if directory else [p.parent for p in Path("runs").glob("*/journal.json")]
+    said: dict[str, list[str]] = {}
+    for folder in sorted(found):
+        store = Store.open(folder)
+        with store.exclusive():
+            said[str(folder)] = list(restore_from_journal(store.journal, overwrite=force))
+    if json:
+        printing.as_json(said)
+        return
+    if not said:
+        printing.sentence("Nothing to restore: no journal below runs/.")
+    for name, sentences in said.items():
+        for text in sentences:
+            printing.sentence(f"{name}: {text}")
+
+
+def _campaign(file: Path, blocks: int | None) -> Campaign:
+    from ebpfperf import plan as planning
+
+    campaign = planning.load(file)
+    if blocks is None:
+        return campaign
+    if not 1 <= blocks <= 999:
+        raise InputError(f"{blocks} blocks cannot be run.", "Give --blocks 1 to 999.")
+    return replace(campaign, blocks=blocks)
+
+
+def _reached(ref: ClusterRef, given: dict[str, str | None]) -> ClusterRef:
+    """The cluster's reference with what the command line says instead."""
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(ref, **changes)
+
+
+def _order(trials: tuple[Trial, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "order": trial.order,
+            "trial": trial.trial_id,
+            "block": trial.block,
+            "treatment": trial.treatment.name,
+            "flow": trial.flow.name,
+        }
+        for trial in trials
+    ]
+
+
+def _print_order(trials: tuple[Trial, ...]) -> None:
+    rows = [list(row.values()) for row in _order(trials)]
+    columns = ["order", "trial", "block", "treatment", "flow"]
+    printing.table(columns, rows, numeric=("order", "block"))
+
+
+def _dry_run(campaign: Campaign, *, json: bool) -> None:
+    from ebpfperf import mutations, units
+    from ebpfperf import plan as planning
+
+    trials = planning.schedule(campaign)
+    planned = mutations.plan_mutations(campaign, trials)
+    restoring = [mutations.describe(call) for call in mutations.plan_restore(campaign)]
+    estimate_s = planning.estimate_s(trials)
+    if json:
+        changes = [
+            {**row, "changes": [mutations.describe(call) for call in calls]}
+            for row, (_, calls) in zip(_order(trials), planned, strict=True)
+        ]
+        printing.as_json({"trials": changes, "restore": restoring, "estimate_s": estimate_s})
+        return
+    for trial, calls in planned:
+        for call in calls:
+            printing.sentence(f"          {mutations.describe(call)}")
+        printing.sentence(f"{trial.order:5}     {trial.trial_id}")
+    printing.sentence("at the end, in any case:")
+    for line in restoring:
+        printing.sentence(f"          {line}")
+    estimate = units.duration_s(estimate_s)
+    printing.sentence(f"{len(trials)} trials, about {estimate}. Nothing was connected or changed.")
+    for note in planning.notes(campaign):
+        printing.sentence(note)
+
+
+def _print_outcome(store: Store, counts: dict[str, int], *, json: bool) -> None:
+    done = len(store.completed())
+    if json:
+        printing.as_json({"directory": str(store.path), "done": done, "this_run": counts})
+        return
+    this_run = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    printing.sentence(f"{store.path}: {done} trials ({this_run or 'nothing was left to do'}).")

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+File = Annotated[Path, typer.Argument(help="Campaign file (YAML).", metavar="FILE")]
+Folder = Annotated[Path, typer.Argument(help="Campaign directory.", metavar="DIRECTORY")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Kubeconfig = Annotated[
+    str | None, typer.Option(help="Kubeconfig; else the file's, $KUBECONFIG, ~/.kube/config.")
+]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
+SshConfig = Annotated[
+    str | None,
+    typer.Option(envvar="EBPFPERF_SSH_CONFIG", help="SSH configuration; else ~/.ssh/config."),
+]
+ClientNode = Annotated[str | None, typer.Option(help="Node of the client.")]
+ServerNode = Annotated[str | None, typer.Option(help="Node of the server.")]
+Blocks = Annotated[int | None, typer.Option(help="Blocks, instead of the file's number.")]

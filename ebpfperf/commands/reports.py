@@ -1,0 +1,110 @@
+"""Commands about results: compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebpfperf import printing
+from ebpfperf.commands.options import (
+    Folder,
+    Json,
+)
+from ebpfperf.errors import InputError
+
+
+def compare(directory: Folder, json: Json = False) -> None:
+    """Show each treatment against the baseline, with intervals and verdicts."""
+    from ebpfperf import compare as comparing
+    from ebpfperf import findings, tables
+    from ebpfperf.store import Store
+
+    store = Store.open(directory)
+    stored_facts = store.frame("facts")
+    effects = comparing.effects(store.frame("trials"), store.campaign, facts=stored_facts)
+    if json:
+        printing.as_json([printing.record(row) for row in effects.to_dict("records")])
+        return
+    for text in findings.notice(stored_facts).items:
+        printing.sentence(text)
+    shown = tables.effects(effects, store.campaign)
+    printing.table(
+        [str(name) for name in shown.frame.columns],
+        shown.frame.itertuples(index=False, name=None),
+        title=shown.caption,
+        numeric=shown.numeric,
+        empty="No effects: there are no usable trials of the baseline and a treatment yet.",
+    )
+    for number, note in enumerate(shown.notes):
+        printing.sentence(f"({chr(ord('a') + number)}) {note}")
+
+
+def report(
+    campaign: Annotated[Path, typer.Option(help="Campaign directory.", metavar="DIRECTORY")],
+    notebook: Annotated[
+        str | None, typer.Argument(help="Notebook, such as overlay-comparison.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every notebook, and an index.")
+    ] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE (JSON or text).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to; default DIRECTORY/reports.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Render even if nothing changed.")] = False,
+    json: Json = False,
+) -> None:
+    """Render a notebook over a campaign: the executed notebook and one offline HTML page."""
+    if (notebook is None) != everything:
+        raise InputError("Say which report.", "Name a notebook, or give --all.")
+    if everything and parameter:
+        raise InputError("--all takes no parameters.", "Render one notebook to give it parameters.")
+    from ebpfperf import report as reporting
+
+    if notebook is None:
+        reports = reporting.render_all(campaign, out_dir=out, force=force)
+    else:
+        given = _parameters(parameter or [])
+        reports = (
+            reporting.render(notebook, campaign=campaign, params=given, out_dir=out, force=force),
+        )
+    if json:
+        printing.as_json(
+            [
+                {
+                    "notebook": one.notebook,
+                    "title": one.title,
+                    "html": str(one.html),
+                    "executed": str(one.executed),
+                    "rendered": one.rendered,
+                    "error": one.error,
+                }
+                for one in reports
+            ]
+        )
+    else:
+        for one in reports:
+            state = "" if one.rendered else " (unchanged)"
+            printing.sentence(f"{one.html}{f' (incomplete: {one.error})' if one.error else state}")
+        if everything and reports:
+            printing.sentence(f"{reports[0].html.parent / 'index.html'}")
+    if any(one.error for one in reports):
+        raise typer.Exit(1)
+
+
+def _parameters(texts: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs; a value that is JSON is read so, any other is text."""
+    from json import loads
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{text!r} is no parameter.", "Write NAME=VALUE.")
+        try:
+            found[name] = loads(value)
+        except ValueError:
+            found[name] = value
+    return found
