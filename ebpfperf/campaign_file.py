@@ -79,7 +79,7 @@ class ClusterEntry(_Strict):
     server_node: str | None = None
     namespace: Name = "ebpfperf"
     ippools: Annotated[list[str], Field(min_length=1)] = ["default-ipv4-ippool"]
-    image: str = model.ClusterRef.__dataclass_fields__["image"].default
+    image: str = model.ClusterRef().image
 
 
 class CampaignEntry(_Strict):

@@ -104,10 +104,9 @@ def build(name: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows), columns=list(columns))
     for column, dtype in columns.items():
         if dtype == UTC:
-            frame[column] = pd.to_datetime(frame[column], utc=True, format="ISO8601").astype(UTC)
-        else:
-            frame[column] = frame[column].astype(dtype)
-    return frame
+            frame[column] = pd.to_datetime(frame[column], utc=True, format="ISO8601")
+    # One call with a mapping: its overload takes any dtype name.
+    return frame.astype(dict(columns))
 
 
 def empty(name: str) -> pd.DataFrame:

@@ -36,7 +36,8 @@ def dump(document: Mapping[str, Any]) -> bytes:
 
 def campaign_record(campaign: Campaign) -> Record:
     """The campaign as JSON values."""
-    return json_values(asdict(campaign))
+    record: Record = json_values(asdict(campaign))
+    return record
 
 
 def campaign_from(record: Mapping[str, Any]) -> Campaign:
@@ -79,6 +80,7 @@ def result_from(record: Mapping[str, Any]) -> TrialResult:
 
 def json_values(value: Any) -> Any:
     """``value`` as JSON would give it back: lists for tuples, text for enumerations."""
+    # bytes (raw files) are kept as files, not in the record.
     return json.loads(json.dumps(value, default=lambda raw: None))
 
 
