@@ -1,0 +1,184 @@
+"""Campaign files: a good one, and many kinds of bad ones, each with its line and its remedy."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpfperf import mutations, plan
+from ebpfperf.errors import PlanError
+from ebpfperf.model import Campaign, Flow, Overlay, Scope, Treatment
+from ebpfperf.model import Path as FlowPath
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = """\
+campaign: good
+seed: 7
+blocks: 6
+baseline: none
+margin_pct: 5
+treatments:
+  - none
+  - {name: vx, overlay: vxlan, scope: cross-subnet, felix: {ipipEnabled: null, vxlanEnabled: true}}
+flows:
+  - {name: tcp, path: pod-pod, load: tcp, duration_s: 2}
+  - name: udp
+    load: udp
+    rate_bits_per_s: 500M
+    message_bytes: 1K
+probes: [tcp_rtt]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_read_as_meant(tmp_path: Path) -> None:
+    campaign = plan.load(write(tmp_path, GOOD))
+    none, vxlan = campaign.treatments
+    assert none == Treatment("none", Overlay.NONE)
+    assert vxlan.scope is Scope.CROSS_SUBNET
+    assert vxlan.felix == (("ipipEnabled", None), ("vxlanEnabled", True))
+    tcp, udp = campaign.flows
+    assert (tcp.path, tcp.duration_s, tcp.omit_s) == (FlowPath.POD_POD, 2, 1)
+    assert (udp.rate_bits_per_s, udp.message_bytes) == (500e6, 1024)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "campaigns").glob("*.yaml")))
+def test_the_shipped_campaigns_load(path: Path) -> None:
+    assert plan.schedule(plan.load(path))
+
+
+# name → (what is replaced, by what, line of the complaint, words of it or of the remedy)
+BAD = {
+    "unknown top key": ("seed: 7", "sede: 7", 2, "Did you mean seed?"),
+    "unknown flow key": ("duration_s: 2", "duration: 2", 10, "Did you mean duration_s?"),
+    "unknown treatment key": ("scope: cross", "scoop: cross", 8, "Did you mean scope?"),
+    "unknown overlay": ("  - none", "  - nome", 7, "Did you mean none?"),
+    "unknown scope": ("cross-subnet", "cross-subnets", 8, "Did you mean cross-subnet?"),
+    "unknown load": ("load: tcp", "load: tpc", 10, "Did you mean tcp?"),
+    "unknown path": ("pod-pod", "pod-pot", 10, "Did you mean pod-pod?"),
+    "unknown probe": ("[tcp_rtt]", "[tcp_rrt]", 15, "Did you mean tcp_rtt?"),
+    "probe twice": ("[tcp_rtt]", "[tcp_rtt, tcp_rtt]", 15, "twice"),
+    "baseline is no treatment": ("baseline: none", "baseline: vxlan", 4, "not a treatment"),
+    "no baseline": ("baseline: none\n", "", 1, "lacks the key baseline"),
+    "no blocks": ("blocks: 6", "blocks: 0", 3, "at least 1"),
+    "blocks is text": ("blocks: 6", "blocks: six", 3, "a whole number"),
+    "seed is a fraction": ("seed: 7", "seed: 7.5", 2, "a whole number"),
+    "name with a capital": ("campaign: good", "campaign: Good", 1, "cannot be a name"),
+    "name with braces": ("campaign: good", "campaign: '{x}'", 1, "cannot be a name"),
+    "one treatment": ("  - {name: vx", "  # {name: vx", 6, "at least 2"),
+    "two of a name": ("{name: vx, ", "{name: none, ", 8, "used twice"),
+    "two flows of a name": ("name: udp", "name: tcp", 11, "used twice"),
+    "udp without a rate": ("    rate_bits_per_s: 500M\n", "", 11, "rate"),
+    "rate is no rate": ("500M", "fast", 13, "500M or 1.5G"),
+    "size is no size": ("1K", "big", 14, "64, 128K or 1M"),
+    "negative duration": ("duration_s: 2", "duration_s: -2", 10, "at least 1"),
+    "duplicate key": ("seed: 7", "seed: 7\nseed: 8", 3, "Keep one of the two"),
+    "a tab": ("  - none", "\t- none", 7, "never with tabs"),
+    "unclosed brace": ("duration_s: 2}", "duration_s: 2", 11, "YAML syntax"),
+    "margin of nothing": ("margin_pct: 5", "margin_pct: 0", 5, "more than 0"),
+    "flows is no list": ("probes: [tcp_rtt]", "probes: tcp_rtt", 15, "a list"),
+    "felix value is a list": ("ipipEnabled: null", "ipipEnabled: [1]", 8, "felix"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_bad_file_says_line_and_remedy(tmp_path: Path, name: str) -> None:
+    old, new, line, words = BAD[name]
+    assert GOOD.count(old) >= 1
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(PlanError) as caught:
+        plan.load(path)
+    said = str(caught.value)
+    assert words in said, said
+    assert caught.value.fields["line"] == line, said
+    assert f"{path}, line {line}:" in said
+    assert caught.value.remedy
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "Begin it with"),
+        (b"- a\n- b\n", "Begin it with"),
+        (b"campaign: \xff\n", "UTF-8"),
+        (b"campaign: a\x00b\n", "YAML"),
+    ],
+)
+def test_what_is_no_campaign_says_so(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_bytes(content)
+    with pytest.raises(PlanError, match=words):
+        plan.load(path)
+
+
+def test_a_missing_file_and_a_directory_say_so(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="cannot be read"):
+        plan.load(tmp_path / "none.yaml")
+    with pytest.raises(PlanError, match="is a directory"):
+        plan.load(tmp_path)
+
+
+def campaign(seed: int, blocks: int, treatments: int, flows: int) -> Campaign:
+    return Campaign(
+        name="c",
+        seed=seed,
+        blocks=blocks,
+        baseline="t0",
+        treatments=tuple(Treatment(f"t{i}", Overlay.NONE) for i in range(treatments)),
+        flows=tuple(Flow(f"f{i}", FlowPath.POD_POD, "tcp") for i in range(flows)),
+    )
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 5), st.integers(1, 4))
+def test_every_block_holds_every_flow_under_every_treatment_once(
+    seed: int, blocks: int, treatments: int, flows: int
+) -> None:
+    made = campaign(seed, blocks, treatments, flows)
+    trials = plan.schedule(made)
+    assert trials == plan.schedule(made)
+    assert [trial.order for trial in trials] == list(range(blocks * treatments * flows))
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    for block in range(blocks):
+        pairs = [(t.treatment.name, t.flow.name) for t in trials if t.block == block]
+        assert len(pairs) == len(set(pairs)) == treatments * flows
+        # A treatment's trials stand together: it is put on once per block.
+        names = [name for name, _ in pairs]
+        assert sum(a != b for a, b in itertools.pairwise(names)) == treatments - 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31))
+def test_more_blocks_leave_the_earlier_ones_as_they_were(seed: int) -> None:
+    short, long = plan.schedule(campaign(seed, 3, 3, 2)), plan.schedule(campaign(seed, 7, 3, 2))
+    assert long[: len(short)] == short
+
+
+def test_the_seed_makes_the_order() -> None:
+    orders = {
+        tuple(t.trial_id for t in plan.schedule(campaign(seed, 4, 3, 2))) for seed in range(20)
+    }
+    assert len(orders) > 10
+
+
+def test_planning_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("planning opened a socket")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    made = plan.load(write(tmp_path, GOOD))
+    trials = plan.schedule(made)
+    assert len(mutations.plan_mutations(made, trials)) == len(trials)
+    assert plan.estimate_s(trials) > sum(t.flow.duration_s for t in trials)
