@@ -1,0 +1,120 @@
+"""The command line without a cluster: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "benchmarks" / "campaigns" / "demo.yaml"
+# A site that refuses every socket: what needs none must work under it.
+NO_SOCKETS = """\
+import socket
+def refuse(*a, **k): raise AssertionError("a socket was opened")
+socket.socket = refuse
+"""
+
+
+def cli(
+    *arguments: str, cwd: Path = ROOT, sockets: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    code = ("" if sockets else NO_SOCKETS) + "from ebpfperf.cli import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, "NO_COLOR": "1", **(env or {})},
+        check=False,
+    )
+
+
+def test_help_names_every_noun_and_verb() -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    for word in ("lab", "plan", "run", "status", "report", "restore", "facts", "nodes", "compare"):
+        assert word in done.stdout
+
+
+def test_a_dry_run_shows_order_changes_and_time_and_opens_no_socket(tmp_path: Path) -> None:
+    done = cli("run", str(DEMO), "--dry-run", cwd=tmp_path, sockets=False)
+    assert done.returncode == 0, done.stderr
+    assert "54 trials, about" in done.stdout
+    assert "patch IPPool default-ipv4-ippool: ipipMode=Always" in done.stdout
+    assert "Nothing was connected or changed" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    document = json.loads(cli("run", str(DEMO), "--dry-run", "--json", sockets=False).stdout)
+    plan = json.loads(cli("plan", str(DEMO), "--json", sockets=False).stdout)
+    assert [row["trial"] for row in document["trials"]] == [row["trial"] for row in plan]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("plan", "none.yaml"), "cannot be read"),
+        (("status", "nowhere"), "no campaign directory"),
+        (("compare", "nowhere"), "no campaign directory"),
+        (("report", "--campaign", "nowhere", "--all"), "no campaign directory"),
+        (("report", "--campaign", str(ROOT / "examples/demo")), "Say which report"),
+        (("report", "overlay", "--campaign", str(ROOT / "examples/demo")), "overlay-comparison"),
+        (("run", str(DEMO), "--blocks", "0"), "blocks"),
+        (("run", str(DEMO), "--kubeconfig", "/nonexistent/kubeconfig"), "kubeconfig"),
+        (("lab", "up", "--name", "No!"), "cannot name a lab"),
+        (("lab", "env", "--name", "nobody-has-this"), "No lab"),
+        (("lab", "up", "--release", "v2.0"), "v2.0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = cli(*arguments, cwd=tmp_path)
+    assert words in done.stderr, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert done.returncode == 2 or (done.returncode == 1 and "kubeconfig" in words)
+
+
+def test_json_is_pure_on_stdout(tmp_path: Path) -> None:
+    path = synthetic.write_store(tmp_path / "c").path
+    status = json.loads(cli("status", str(path), "--json").stdout)
+    assert (status["done"], status["left"], status["failed"]) == (72, 0, [])
+    effects = json.loads(cli("compare", str(path), "--json").stdout)
+    found = {
+        (row["flow"], row["treatment"]): row
+        for row in effects
+        if row["metric"] == "received_bits_per_s"
+    }
+    # The synthetic campaign carries 0.95 and 0.80 of the baseline.
+    assert found["tcp", "vxlan"]["low"] < 0.80 < found["tcp", "vxlan"]["high"]
+    assert found["tcp", "vxlan"]["verdict"] == "worse"
+    facts = json.loads(cli("facts", str(path), "--json").stdout)
+    assert {"node", "name", "value", "unit"} == set(facts[0])
+
+
+def test_the_shipped_campaign_reports_anywhere(tmp_path: Path) -> None:
+    done = cli(
+        "report", "--all", "--campaign", str(ROOT / "examples/demo"), "--out", str(tmp_path / "r")
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r" / "index.html").is_file()
+    page = (tmp_path / "r" / "overlay-comparison.html").read_text()
+    assert "It is not Calico" in page
+
+
+def test_parameters_are_checked_by_name_and_type(tmp_path: Path) -> None:
+    campaign = str(ROOT / "examples" / "demo")
+    arguments = ("report", "capacity-planning", "--campaign", campaign, "--out", str(tmp_path))
+    done = cli(*arguments, "-p", "demand_gbit=3")
+    assert done.returncode == 2
+    assert "demand_gbit_per_s" in done.stderr
+    done = cli(*arguments, "-p", "demand_gbit_per_s=much")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

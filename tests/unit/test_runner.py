@@ -1,0 +1,253 @@
+"""The runner with fakes at the seams: what is a row, what ends a campaign, what is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from ebpfperf import loads, plan, probes, runner
+from ebpfperf.cluster import Settled
+from ebpfperf.errors import (
+    CommandTimeout,
+    ConnectError,
+    EbpfperfError,
+    HostKeyError,
+    LoadError,
+    ProbeError,
+    SettleError,
+    StoreError,
+)
+from ebpfperf.model import Endpoint, Fact, Flow, Reading, Status, Trial, Workload, WorkloadKind
+from ebpfperf.store import Store
+
+CAMPAIGN = replace(synthetic.CAMPAIGN, blocks=2, probes=("tcp_rtt",))
+
+
+class FakeNode:
+    alive = True
+
+
+class FakeCluster:
+    """Shows every treatment at once; says what was done to it."""
+
+    def __init__(self) -> None:
+        self.nodes = {"node-1": FakeNode(), "node-2": FakeNode()}
+        self.settled: list[str] = []
+        self.restored = 0
+        self.refuse: dict[int, EbpfperfError] = {}
+
+    def __enter__(self) -> FakeCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restored += 1
+
+    def facts(self) -> tuple[Fact, ...]:
+        return (Fact("node-1", "kernel", "6.1"),)
+
+    def reconnect(self, name: str) -> None:
+        self.nodes[name] = FakeNode()
+
+    def settle(self, treatment: Any, flows: Any) -> Settled:
+        self.settled.append(treatment.name)
+        if error := self.refuse.get(len(self.settled)):
+            raise error
+        ends = {
+            (str(flow.path), role): Endpoint(
+                Workload(role, node, WorkloadKind.POD, "ebpfperf"),
+                "198.19.0.1",
+                1,
+                "eth0",
+                "c",
+                1480,
+            )
+            for flow in flows
+            for role, node in (("client", "node-1"), ("server", "node-2"))
+        }
+        return Settled(treatment, ends, (), {"settle.txt": b"seen"}, 0.1, True)
+
+
+class FakeLoad:
+    name, binaries = "tcp", ("true",)
+
+    def __init__(self, outcome: Callable[[Flow], dict[str, bytes]]) -> None:
+        self.outcome = outcome
+
+    def traffic_s(self, flow: Flow) -> float:
+        return 0.0
+
+    def check(self, flow: Flow) -> str | None:
+        return None
+
+    def drive(self, flow: Flow, client: Any, server: Any, nodes: Any) -> dict[str, bytes]:
+        return self.outcome(flow)
+
+    def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
+        return Reading(metrics={"received_bits_per_s": float(raw["out"])})
+
+
+class FakeProbe:
+    name, needs_root = "tcp_rtt", True
+    log: list[str]
+
+    def __init__(self, log: list[str], *, fail: str = "") -> None:
+        self.log, self.fail = log, fail
+
+    def _step(self, step: str) -> None:
+        self.log.append(step)
+        if step == self.fail:
+            raise ProbeError(f"no {step}.", "Look.", reason="no_bcc")
+
+    def attach(self, nodes: Any) -> tuple[Fact, ...]:
+        self._step("attach")
+        return (Fact("node-1", "tcp_rtt_headers", "6.1"),)
+
+    def arm(self, flow: Flow, client: Any, server: Any) -> None:
+        self._step("arm")
+
+    def collect(self) -> dict[str, bytes]:
+        self._step("collect")
+        return {"probe.json": b"{}"}
+
+    def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
+        return Reading(metrics={"srtt_events": 7.0})
+
+    def detach(self) -> None:
+        self.log.append("detach")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "c", CAMPAIGN)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCluster]:
+    def build(
+        outcome: Callable[[Flow], dict[str, bytes]] = lambda flow: {"out": b"11"},
+        *,
+        probe_fails: str = "",
+        log: list[str] | None = None,
+    ) -> FakeCluster:
+        steps = [] if log is None else log
+        monkeypatch.setattr(loads, "load", lambda name: FakeLoad(outcome))
+        monkeypatch.setattr(probes, "probe", lambda name: FakeProbe(steps, fail=probe_fails))
+        return FakeCluster()
+
+    return build
+
+
+def results(store: Store, cluster: FakeCluster, **options: Any) -> list[Any]:
+    return list(runner.run(store, connect=lambda ref, journal: cluster, **options))
+
+
+def test_every_trial_is_a_record_in_the_order_of_the_plan(store: Store, world: Any) -> None:
+    cluster = world()
+    found = results(store, cluster)
+    assert [r.trial for r in found] == list(plan.schedule(CAMPAIGN))
+    assert {r.status for r in found} == {Status.OK}
+    assert all(r.metrics["received_bits_per_s"] == 11 for r in found)
+    assert all(r.metrics["mtu_bytes"] == 1480 and r.metrics["srtt_events"] == 7 for r in found)
+    assert list(store.results()) == [replace(r, raw={}) for r in found]
+    assert {f.name for f in store.facts()} == {"kernel", "tcp_rtt_headers"}
+    assert cluster.restored == 1
+    assert results(store, world()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LoadError("The server refused.", "x", reason="refused"), "refused"),
+        (ConnectError("gone.", "x"), "unreachable"),
+        (HostKeyError("changed.", "x"), "host_key"),
+        (CommandTimeout("hangs.", "x"), "timeout"),
+    ],
+)
+def test_a_failed_trial_is_a_row_and_the_campaign_goes_on(
+    store: Store, world: Any, error: EbpfperfError, code: str
+) -> None:
+    calls = 0
+
+    def outcome(flow: Flow) -> dict[str, bytes]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise error
+        return {"out": b"11"}
+
+    found = results(store, world(outcome))
+    assert [r.status for r in found].count(Status.FAILED) == 1
+    assert found[2].reason.startswith(f"{code}: ")
+    assert len(found) == len(plan.schedule(CAMPAIGN))
+    assert store.frame("trials").loc[2, "reason"].startswith(code)
+
+
+def test_a_treatment_that_cannot_be_shown_fails_its_block_only(store: Store, world: Any) -> None:
+    cluster = world()
+    cluster.refuse = {1: SettleError("node-1 shows no vxlan.calico.", "Look.")}
+    found = results(store, cluster)
+    bad = [r.trial for r in found if r.status is Status.FAILED]
+    assert {(t.block, t.treatment.name) for t in bad} == {(0, found[0].trial.treatment.name)}
+    assert len(bad) == len(CAMPAIGN.flows)
+    # It was tried once, not once a flow.
+    assert len(cluster.settled) == len(found) - len(CAMPAIGN.flows) + 1
+    assert cluster.restored == 1
+
+
+@pytest.mark.parametrize("step", ["attach", "arm", "collect"])
+def test_a_probe_that_cannot_run_is_a_warning(store: Store, world: Any, step: str) -> None:
+    log: list[str] = []
+    found = results(store, world(probe_fails=step, log=log))
+    assert {r.status for r in found} == {Status.OK}
+    assert all(any(f"no {step}" in w for w in r.warnings) for r in found)
+    assert all("srtt_events" not in r.metrics for r in found)
+    assert log.count("detach") == (0 if step == "attach" else 2)
+
+
+def test_a_full_disk_ends_the_run_and_the_cluster_is_put_back(
+    store: Store, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = world()
+
+    def append(self: Store, result: object) -> None:
+        raise StoreError("full.", "Free space.")
+
+    monkeypatch.setattr(Store, "append", append)
+    with pytest.raises(StoreError, match="full"):
+        results(store, cluster)
+    assert cluster.restored == 1
+
+
+def test_stop_is_asked_before_each_trial_and_the_rest_comes_later(store: Store, world: Any) -> None:
+    cluster = world()
+    first = results(store, cluster, stop=lambda: len(store.completed()) >= 4)
+    assert (len(first), cluster.restored) == (4, 1)
+    rest = results(store, world())
+    assert [r.trial for r in (*first, *rest)] == list(plan.schedule(CAMPAIGN))
+
+
+def test_a_closed_iteration_puts_the_cluster_back(store: Store, world: Any) -> None:
+    cluster = world()
+    run = runner.run(store, connect=lambda ref, journal: cluster)
+    next(run)
+    run.close()
+    assert cluster.restored == 1
+
+
+def test_a_lost_connection_is_made_anew_for_the_next_trial(store: Store, world: Any) -> None:
+    cluster = world()
+    started: list[Trial] = []
+
+    def on_start(trial: Trial) -> None:
+        started.append(trial)
+        if len(started) == 3:
+            cluster.nodes["node-2"].alive = False
+
+    found = results(store, cluster, on_start=on_start)
+    assert {r.status for r in found} == {Status.OK}
+    assert cluster.nodes["node-2"].alive
