@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,7 +30,7 @@ _GRACE_S = 15.0
 _FINE_INTERVAL_S, _INTERVAL_S, _MANY_S = 0.5, 1.0, 5
 
 
-class _Iperf3:
+class _Iperf3(ABC):
     """What TCP and UDP have in common."""
 
     name: ClassVar[str]
@@ -126,8 +127,9 @@ class _Iperf3:
             facts=facts,
         )
 
+    @abstractmethod
     def _own_options(self, flow: Flow) -> list[str]:
-        raise NotImplementedError
+        """Options of the transport alone."""
 
     def _mismatch(self, flow: Flow, outcome: Outcome) -> str:
         """How the document's test differs from the one asked for; empty when it does not."""
