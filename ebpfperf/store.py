@@ -147,20 +147,24 @@ class Store:
         StoreError
             It exists already, or cannot be written (a full disk says so).
         """
-        name = result.trial.trial_id
-        target = self.path / "trials" / name
+        trial_id = result.trial.trial_id
+        target = self.path / "trials" / trial_id
         if target.exists():
             raise StoreError(
                 f"{target} exists already.", "A trial is never rewritten.", path=str(target)
             )
-        partial = self.path / "trials" / f".{name}.{os.getpid()}"
+        partial = self.path / "trials" / f".{trial_id}.{os.getpid()}"
         with _explained(target):
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 (partial / "raw").mkdir(parents=True)
-                for file, data in result.raw.items():
-                    _write(partial / "raw" / file.replace("/", "_"), data)
-                _write(partial / "record.json", records.dump(records.result_record(result)))
+                files = {f"raw/{name.replace('/', '_')}": data for name, data in result.raw.items()}
+                files["record.json"] = records.dump(records.result_record(result))
+                for name, data in files.items():
+                    (partial / name).write_bytes(data)
+                # All written first: the disk then takes them together.
+                for name in files:
+                    _sync(partial / name)
                 partial.rename(target)
                 _sync(target.parent)
             except BaseException:
@@ -306,8 +310,9 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
