@@ -737,7 +737,8 @@ def test_a_killed_pod_is_made_anew(cluster: Cluster) -> None:
             return 0
 
         pid = eventually("another process", successor)
-        assert "eth0" in inside(pid, "ip", "-br", "link", "show")
+        # The process is there before it is wired.
+        eventually("its device", lambda: "eth0" in inside(pid, "ip", "-br", "link", "show"))
 
 
 def test_nodes_and_felix_rest_when_nothing_changes(cluster: Cluster) -> None:
