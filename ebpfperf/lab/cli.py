@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -59,25 +60,27 @@ def status(name: Name = "lab", as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(document, indent=2))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Lab {name}: presents Calico {document['release']}; it is not Calico")
+    title = f"Lab {name}: presents Calico {document['release']}; it is not Calico"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     columns = {
         "node": "name",
         "ssh": "ssh",
         "underlay": "underlay_ip",
         "nic": "nic",
-        "holder": "holder_pid",
         "pods": "pods",
         "encapsulation": "encapsulation",
         "ipip driver": "ipip_driver",
     }
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in document["nodes"]:
         table.add_row(*(str(row[key]) for key in columns.values()))
-    console = Console()
+    # Nothing is cut off in a pipe.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     for row in document["nodes"]:
         console.print(f"{row['name']} felix: {row['felix']}", markup=False, highlight=False)
