@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """Canonical JSON: sorted keys, one line a top-level key's worth, a newline at the end."""
+    """Canonical JSON: sorted keys, indented, a newline at the end; NaN is refused."""
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 

@@ -46,14 +46,19 @@ class Seen:
             if reading.status is Status.OK:
                 readings[name] = reading
             else:
-                self._warnings.append(f"probe {name}: {reading.reason}")
+                self.warn(name, reading.reason)
         return readings
 
-    def _collect(self, name: str) -> None:
+    def warn(self, name: str, why: object) -> None:
+        """Note why a probe has nothing to say."""
+        self._warnings.append(f"probe {name}: {why}")
+
+    def collect(self, name: str) -> None:
+        """Take what an armed probe saw, or note why it cannot be had."""
         try:
             self._collected[name] = self._probes[name].collect()
         except (ProbeError, NodeError) as error:
-            self._warnings.append(f"probe {name}: {error}")
+            self.warn(name, error)
 
 
 class Watch:
@@ -104,11 +109,11 @@ class Watch:
                 probe.arm(trial.flow, client, server)
                 live.append(name)
             except (ProbeError, NodeError) as error:
-                seen._warnings.append(f"probe {name}: {error}")
+                seen.warn(name, error)
         yield seen
         # Last armed, first read: the counters armed last saw the least besides the traffic.
         for name in reversed(live):
-            seen._collect(name)
+            seen.collect(name)
 
     def _attach(self) -> None:
         self._refused = {}
