@@ -38,23 +38,27 @@ def strategic_merge(document: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         elif isinstance(value, list) and key in _KEYS:
-            merged[key] = _merge_lists(merged.get(key) or [], value, _KEYS[key])
+            had = merged.get(key)
+            merged[key] = _merge_lists(had if isinstance(had, list) else [], value, _KEYS[key])
         else:
             merged[key] = strategic_merge(merged.get(key), value)
     for key, gone in patch.items():
         if key.startswith("$deleteFromPrimitiveList/"):
             name = key.partition("/")[2]
-            merged[name] = [item for item in merged.get(name, []) if item not in gone]
+            if isinstance(merged.get(name), list) and isinstance(gone, list):
+                merged[name] = [item for item in merged[name] if item not in gone]
     return merged
 
 
 def _merge_lists(old: list[Any], new: list[Any], key: str) -> list[Any]:
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in new):
-        return [item for item in new if item.get("$patch") != "replace"]
+        return [i for i in new if not (isinstance(i, dict) and i.get("$patch") == "replace")]
     merged = list(old)
     for item in new:
         name = item.get(key) if isinstance(item, dict) else None
-        place = next((i for i, had in enumerate(merged) if had.get(key) == name), None)
+        # What is no object (a patch may hold anything) has no name to match; validation judges it.
+        named = ((i, had) for i, had in enumerate(merged) if isinstance(had, dict))
+        place = next((i for i, had in named if had.get(key) == name), None)
         if isinstance(item, dict) and item.get("$patch") == "delete":
             if place is not None:
                 del merged[place]

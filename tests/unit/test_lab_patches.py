@@ -153,3 +153,11 @@ def test_strategic_merge_replaces_lists_it_has_no_key_for_and_removes_nulls() ->
         {"args": ["a", "b"], "x": {"y": 1, "z": 2}}, {"args": ["c"], "x": {"y": None}}
     )
     assert merged == {"args": ["c"], "x": {"z": 2}}
+
+
+def test_a_strategic_patch_of_nonsense_is_merged_not_a_defect() -> None:
+    assert strategic_merge({}, {"env": [None, None]}) == {"env": [None, None]}
+    assert strategic_merge({"env": "text"}, {"env": [{"name": "a"}]}) == {"env": [{"name": "a"}]}
+    assert strategic_merge({"env": 1}, {"$deleteFromPrimitiveList/env": 2}) == {"env": 1}
+    replaced = strategic_merge({"env": []}, {"env": [{"$patch": "replace"}, None]})
+    assert replaced == {"env": [None]}
