@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +15,14 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from ebpfperf import loads, model, probes, units
 from ebpfperf.errors import PlanError
-from ebpfperf.mutations import felix_fields
 
 Place = tuple[str | int, ...]
 
 
 def _named_overlay(value: object) -> object:
     """A bare overlay mode stands for the treatment of that name."""
+    if value is None:
+        raise ValueError("no overlay is the word none, not null or ~")
     return {"name": value, "overlay": value} if isinstance(value, str) else value
 
 
@@ -199,6 +201,14 @@ def _parse(text: str, path: str | Path) -> tuple[Node | None, Any]:
         raise PlanError(
             f"{path}, line {line}: {problem}.", remedy, file=str(path), line=line, place=""
         ) from None
+    except RecursionError:
+        raise PlanError(
+            f"{path}, line 1: it is nested too deeply.",
+            "Write a campaign as in benchmarks/campaigns/demo.yaml.",
+            file=str(path),
+            line=1,
+            place="",
+        ) from None
     except (YAMLError, ValueError) as error:
         raise PlanError(
             f"{path}, line 1: it is no YAML: {str(error).splitlines()[0]}.",
@@ -314,11 +324,15 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
             _nearest(campaign.baseline, treatments),
         )
     for index, treatment in enumerate(campaign.treatments):
-        place: Place = ("treatments", index, "felix")
-        try:
-            felix_fields(treatment)
-        except ValueError as error:
-            raise source.error(place, f"cannot be applied: {error}", "Mend it.") from None
+        _check_felix(source, index, treatment)
+    _check_ids(source, campaign)
+    nodes = campaign.cluster
+    if nodes.client_node is not None and nodes.client_node == nodes.server_node:
+        raise source.error(
+            ("cluster", "server_node"),
+            f"is {nodes.server_node!r}, the client's node too",
+            "Name two nodes: nothing is encapsulated within one.",
+        )
     for index, flow in enumerate(campaign.flows):
         if flow.load not in loads.NAMES:
             raise source.error(
@@ -342,3 +356,28 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
             )
         if name in campaign.probes[:index]:
             raise source.error(("probes", index), f"{name} is listed twice", "Keep one of them.")
+
+
+def _check_felix(source: _Source, index: int, treatment: model.Treatment) -> None:
+    """Field names that could be Calico's, and no field that ``dataplane`` sets already."""
+    for name, _ in treatment.felix:
+        place: Place = ("treatments", index, "felix", name)
+        if re.fullmatch(r"[a-z][A-Za-z0-9]*", name) is None:
+            raise source.error(place, "cannot be a Felix field", "Write it as in vxlanEnabled.")
+        if name == "bpfEnabled" and treatment.dataplane is not None:
+            raise source.error(place, "is what dataplane sets", "Keep one of the two.")
+
+
+def _check_ids(source: _Source, campaign: model.Campaign) -> None:
+    """Names that run together: treatment a-b with flow c, and treatment a with flow b-c."""
+    seen: dict[str, str] = {}
+    for treatment in campaign.treatments:
+        for index, flow in enumerate(campaign.flows):
+            words = f"treatment {treatment.name} with flow {flow.name}"
+            other = seen.setdefault(f"{treatment.name}-{flow.name}", words)
+            if other != words:
+                raise source.error(
+                    ("flows", index, "name"),
+                    f"makes one trial id of {words} and {other}",
+                    "Rename the flow.",
+                )

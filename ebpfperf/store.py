@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class Store:
     def create(cls, path: str | Path, campaign: Campaign, *, source: str | None = None) -> Store:
         """The store at ``path``: a new one, or the one of the same campaign that is there.
 
+        A campaign that differs in nothing but more blocks lengthens the one that is there.
+
         Parameters
         ----------
         source
@@ -70,10 +72,14 @@ class Store:
         path = Path(path)
         if (path / "manifest.json").exists():
             store = cls.open(path)
+            longer = replace(store.campaign, blocks=max(store.campaign.blocks, campaign.blocks))
+            if campaign == longer != store.campaign:
+                store._lengthen(campaign)
             if store.campaign != campaign:
                 raise InputError(
                     f"{path} holds a campaign that differs from this one.",
-                    "Choose another --out, or give the file it was begun with.",
+                    "Choose another --out, or give the file it was begun with: only its blocks "
+                    "may change, and only grow.",
                     path=str(path),
                 )
             return store
@@ -81,10 +87,9 @@ class Store:
             raise InputError(
                 f"{path} exists and is no campaign.", "Choose another --out.", path=str(path)
             )
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         manifest = {
             "schema": SCHEMA,
-            "history": [{"schema": SCHEMA, "utc": now, "what": "created"}],
+            "history": [_event("created")],
             "campaign": records.campaign_record(campaign),
         }
         with _explained(path):
@@ -256,6 +261,16 @@ class Store:
             lock.flush()
             yield
 
+    def _lengthen(self, campaign: Campaign) -> None:
+        """Plan more blocks: the order of those that are there does not change by it."""
+        file = self.path / "manifest.json"
+        with self.exclusive(), _explained(self.path):
+            manifest = json.loads(file.read_bytes())
+            manifest["history"].append(_event(f"blocks {campaign.blocks}"))
+            manifest["campaign"] = records.campaign_record(campaign)
+            _write(file, records.dump(manifest))
+        self.campaign = campaign
+
     def _record_files(self) -> list[Path]:
         return sorted(
             file
@@ -278,6 +293,12 @@ class Store:
             for name, more in records.rows(campaign, result).items():
                 rows[name].extend(more)
         return {name: frames.build(name, found) for name, found in rows.items()}
+
+
+def _event(what: str) -> dict[str, object]:
+    """An entry of the manifest's history."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"schema": SCHEMA, "utc": now, "what": what}
 
 
 @contextlib.contextmanager

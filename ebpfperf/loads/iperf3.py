@@ -180,7 +180,7 @@ class Udp(_Iperf3):
     def check(self, flow: Flow) -> str | None:
         """What iperf3 cannot do for this flow, as a sentence."""
         if not flow.rate_bits_per_s:
-            return "UDP needs a pace: set rate, for example 500M."
+            return "UDP needs a pace: set rate_bits_per_s, for example 500M."
         if flow.message_bytes is not None and not 16 <= flow.message_bytes <= 65507:
             return "iperf3 sends datagrams of 16 to 65507 bytes."
         return super().check(flow)

@@ -79,7 +79,7 @@ BAD = {
     "one treatment": ("  - {name: vx", "  # {name: vx", 6, "at least 2"),
     "two of a name": ("{name: vx, ", "{name: none, ", 8, "used twice"),
     "two flows of a name": ("name: udp", "name: tcp", 11, "used twice"),
-    "udp without a rate": ("    rate_bits_per_s: 500M\n", "", 11, "rate"),
+    "udp without a rate": ("    rate_bits_per_s: 500M\n", "", 11, "set rate_bits_per_s"),
     "rate is no rate": ("500M", "fast", 13, "500M or 1.5G"),
     "size is no size": ("1K", "big", 14, "64, 128K or 1M"),
     "negative duration": ("duration_s: 2", "duration_s: -2", 10, "at least 1"),
@@ -88,6 +88,20 @@ BAD = {
     "unclosed brace": ("duration_s: 2}", "duration_s: 2", 11, "YAML syntax"),
     "margin of nothing": ("margin_pct: 5", "margin_pct: 0", 5, "more than 0"),
     "flows is no list": ("probes: [tcp_rtt]", "probes: tcp_rtt", 15, "a list"),
+    "null for none": ("  - none", "  - null", 7, "the word none"),
+    "felix field is no name": ("ipipEnabled: null", "ipip-on: true", 8, "as in vxlanEnabled"),
+    "dataplane set twice": (
+        "felix: {ipipEnabled: null",
+        "dataplane: ebpf, felix: {bpfEnabled: true",
+        8,
+        "Keep one",
+    ),
+    "client and server on one node": (
+        "probes: [tcp_rtt]",
+        "cluster: {client_node: a, server_node: a}",
+        15,
+        "Name two nodes",
+    ),
     "felix value is a list": ("ipipEnabled: null", "ipipEnabled: [1]", 8, "felix"),
 }
 
@@ -114,6 +128,7 @@ def test_a_bad_file_says_line_and_remedy(tmp_path: Path, name: str) -> None:
         (b"- a\n- b\n", "Begin it with"),
         (b"campaign: \xff\n", "UTF-8"),
         (b"campaign: a\x00b\n", "YAML"),
+        (b"[" * 3000, "nested too deeply"),
     ],
 )
 def test_what_is_no_campaign_says_so(tmp_path: Path, content: bytes, words: str) -> None:
@@ -121,6 +136,14 @@ def test_what_is_no_campaign_says_so(tmp_path: Path, content: bytes, words: str)
     path.write_bytes(content)
     with pytest.raises(PlanError, match=words):
         plan.load(path)
+
+
+def test_names_that_make_one_id_of_two_trials_are_refused(tmp_path: Path) -> None:
+    text = GOOD.replace("  - none\n", "  - none\n  - {name: vx-a, overlay: ipip}\n")
+    text = text.replace("name: tcp,", "name: a-udp,")
+    with pytest.raises(PlanError, match="Rename the flow") as caught:
+        plan.load(write(tmp_path, text))
+    assert caught.value.fields["place"].endswith(".name")
 
 
 def test_a_missing_file_and_a_directory_say_so(tmp_path: Path) -> None:

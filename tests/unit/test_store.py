@@ -118,6 +118,22 @@ def test_another_campaign_or_another_directory_is_refused(filled: Store, tmp_pat
     assert (other / "thesis.tex").read_text() == "precious"
 
 
+def test_more_blocks_lengthen_a_campaign_and_fewer_are_refused(filled: Store) -> None:
+    longer = replace(CAMPAIGN, blocks=5)
+    assert Store.create(filled.path, longer).campaign == longer
+    opened = Store.open(filled.path)
+    assert opened.campaign == longer
+    assert opened.completed() == filled.completed()
+    history = json.loads((filled.path / "manifest.json").read_bytes())["history"]
+    assert [event["what"] for event in history] == ["created", "blocks 5"]
+    with pytest.raises(InputError, match="only grow"):
+        Store.create(filled.path, CAMPAIGN)
+    with pytest.raises(InputError):
+        Store.create(filled.path, replace(longer, blocks=6, seed=1))
+    with filled.exclusive(), pytest.raises(InputError, match="at work"):
+        Store.create(filled.path, replace(longer, blocks=6))
+
+
 def test_another_schema_and_a_damaged_record_are_one_sentence(filled: Store) -> None:
     file = next((filled.path / "trials").glob("*/record.json"))
     file.write_text("{")
