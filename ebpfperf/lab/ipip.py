@@ -5,11 +5,13 @@ Which of the two it is can be seen on the node: ``ip -d link show tunl0`` says `
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -17,7 +19,7 @@ import threading
 from pathlib import Path
 
 from ebpfperf.errors import LabError
-from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.nodes import LabNode, run
 
 DEVICE = "tunl0"
 _SOURCE = Path(__file__).parent / "bpf" / "ipip.bpf.c"
@@ -72,17 +74,23 @@ class Tunnel:
                 "NODE_IP": struct.unpack("=I", socket.inet_aton(self._node.underlay_ip))[0],
                 "NIC_IFINDEX": self._ifindex(self._node.nic),
                 "TUNL_IFINDEX": self._ifindex(DEVICE),
-            }
+            },
+            self._node.dir,
         )
         for device, hook, section in (
             (DEVICE, "egress", "tc/encap"),
             (self._node.nic, "ingress", "tc/decap"),
         ):
-            self._node.run(["tc", "qdisc", "replace", "dev", device, "clsact"])
-            self._node.run(
-                ["tc", "filter", "replace", "dev", device, hook, "prio", "1", "handle", "1", "bpf",
-                 "direct-action", "object-file", str(program), "section", section]
+            self._tc("qdisc", "replace", "dev", device, "clsact")
+            self._tc(
+                "filter", "replace", "dev", device, hook, "prio", "1", "handle", "1", "bpf",
+                "direct-action", "object-file", str(program), "section", section,
             )  # fmt: skip
+
+    def _tc(self, *arguments: str) -> None:
+        # On the node, mounts included: tc mounts a bpffs where it finds none, and the host's mounts
+        # are not ours to add to.
+        run(self._node.enter(["tc", *arguments]))
 
     def _ifindex(self, device: str) -> int:
         found = json.loads(self._node.run(["ip", "-j", "link", "show", device]))
@@ -98,7 +106,7 @@ def prepare(node: LabNode) -> None:
         The kernel has no ipip, and the stand-in cannot be compiled here.
     """
     if not _kernel_makes(node):
-        compile_program({"NODE_IP": 1, "NIC_IFINDEX": 1, "TUNL_IFINDEX": 1})
+        compile_program({"NODE_IP": 1, "NIC_IFINDEX": 1, "TUNL_IFINDEX": 1}, node.dir)
 
 
 def _kernel_makes(node: LabNode) -> bool:
@@ -115,8 +123,10 @@ def _exists(node: LabNode) -> bool:
     return bool(node.run(["ip", "-br", "link", "show", DEVICE], check=False).strip())
 
 
-def compile_program(defines: dict[str, int]) -> Path:
-    """The compiled object for those values, from a cache keyed by content.
+def compile_program(defines: dict[str, int], directory: Path) -> Path:
+    """The compiled object for those values, in ``directory``; taken from a cache where it can be.
+
+    The cache is keyed by content. A place that can only be read is no cache, and that is all.
 
     Raises
     ------
@@ -125,16 +135,16 @@ def compile_program(defines: dict[str, int]) -> Path:
     """
     flags = [f"-D{name}={value}u" for name, value in sorted(defines.items())]
     key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:24]
-    cache = _cache()
-    target = cache / f"ipip-{key}.o"
-    if target.exists():
+    target = directory / "ipip.bpf.o"
+    cached = _cache() / f"ipip-{key}.o"
+    with contextlib.suppress(OSError):
+        shutil.copyfile(cached, target)
         return target
-    partial = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
     argv = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", *flags]
     argv += [f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(_SOURCE), "-o"]
     try:
         done = subprocess.run(
-            [*argv, str(partial)], capture_output=True, text=True, timeout=60, check=False
+            [*argv, str(target)], capture_output=True, text=True, timeout=60, check=False
         )
     except FileNotFoundError:
         raise LabError(
@@ -146,22 +156,16 @@ def compile_program(defines: dict[str, int]) -> Path:
             f"clang refuses {_SOURCE.name}: {done.stderr.strip()[-500:]}.",
             "Install libbpf-dev and the kernel's user headers (linux-libc-dev).",
         )
-    partial.replace(target)
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+        shutil.copyfile(target, partial)
+        partial.replace(cached)
     return target
 
 
 def _cache() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    try:
-        path = base / "ebpfperf"
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        path = Path("/run/ebpfperf/cache")
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebpfperf"
 
 
 def _open_tun(node: LabNode) -> int:

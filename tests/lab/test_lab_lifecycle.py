@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab.traces import host_links, nothing_left, take, wait_for
+from lab.traces import host_links, host_places, nothing_left, take, wait_for
 from typer.testing import CliRunner
 
 from ebpfperf.errors import LabError
@@ -81,7 +81,7 @@ def test_another_shape_is_refused_and_the_lab_unharmed(lab: Lab) -> None:
 
 
 def test_after_down_nothing_is_left(lab_name: Callable[[str], str]) -> None:
-    links = host_links()
+    links, places = host_links(), host_places()
     lab, _ = lifecycle.up(Shape(lab_name("gone")))
     # A tunnel, programs, a pod's worth of everything; and what a user leaves running.
     patch_pool(lab, {"ipipMode": "Always"})
@@ -96,6 +96,7 @@ def test_after_down_nothing_is_left(lab_name: Callable[[str], str]) -> None:
     assert lifecycle.down(lab.name)
     nothing_left(traces)
     assert host_links() <= links
+    assert host_places() <= places
     assert not lifecycle.down(lab.name)
 
 

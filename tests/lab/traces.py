@@ -59,6 +59,15 @@ def host_links() -> set[str]:
     return set(os.listdir("/sys/class/net"))
 
 
+def host_places() -> set[str]:
+    """Where the host has something mounted, and what stands in its BPF file system.
+
+    tc makes both where it finds neither, and neither bears a lab's name.
+    """
+    pinned = {f"/sys/fs/bpf/{name}" for name in os.listdir("/sys/fs/bpf")}
+    return {line.split()[4] for line in mounts()} | pinned
+
+
 def bpftool(*arguments: str, within: list[str] | None = None) -> list[dict]:
     done = subprocess.run(
         [*(within or []), "bpftool", "-j", *arguments],
