@@ -127,7 +127,7 @@ def _log_in(
             key_host,
             port=int(key_port) if bracket else 22,
             username=login.user,
-            pkey=_agent_key(login),
+            pkey=_agent_key(login, stack),
             key_filename=identities or None,  # type: ignore[arg-type]  # a list is documented
             allow_agent=not login.identities_only,
             look_for_keys=not login.identities,
@@ -235,7 +235,7 @@ def _no_session(login: Login, error: paramiko.SSHException, hosts_file: Path) ->
     )
 
 
-def _agent_key(login: Login) -> paramiko.PKey | None:
+def _agent_key(login: Login, stack: contextlib.ExitStack) -> paramiko.PKey | None:
     """The agent's key for one of the login's identities; None leaves the choice to paramiko.
 
     With IdentitiesOnly OpenSSH still lets the agent use the keys whose files are named.
@@ -249,7 +249,10 @@ def _agent_key(login: Login) -> paramiko.PKey | None:
     if not wanted:
         return None
     with contextlib.suppress(paramiko.SSHException):
-        for key in paramiko.Agent().get_keys():
+        agent = paramiko.Agent()
+        # Its key signs through it, so it is closed with the connection.
+        stack.callback(agent.close)
+        for key in agent.get_keys():
             if key.get_base64() in wanted:
                 return key
     return None
