@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -132,36 +131,44 @@ def compile_program(defines: dict[str, int], directory: Path) -> Path:
     ------
     LabError
         clang or the headers are missing, or it refuses the program.
+    OSError
+        ``directory`` cannot be written.
     """
     flags = [f"-D{name}={value}u" for name, value in sorted(defines.items())]
     key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:24]
-    target = directory / "ipip.bpf.o"
     cached = _cache() / f"ipip-{key}.o"
-    with contextlib.suppress(OSError):
-        shutil.copyfile(cached, target)
-        return target
-    argv = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", *flags]
-    argv += [f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(_SOURCE), "-o"]
     try:
-        done = subprocess.run(
-            [*argv, str(target)], capture_output=True, text=True, timeout=60, check=False
-        )
+        program = cached.read_bytes()
+    except OSError:
+        program = _compile(flags)
+        with contextlib.suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            partial.write_bytes(program)
+            partial.replace(cached)
+    target = directory / "ipip.bpf.o"
+    target.write_bytes(program)
+    return target
+
+
+def _compile(flags: list[str]) -> bytes:
+    # To its output, not to a file: a full disk is then not clang's to tell.
+    argv = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", *flags]
+    argv += [f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(_SOURCE), "-o", "-"]
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     except FileNotFoundError:
         raise LabError(
             "clang is missing: this kernel has no ipip device, so the lab compiles a stand-in.",
             "Install clang and libbpf-dev.",
         ) from None
     if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()[-500:]
         raise LabError(
-            f"clang refuses {_SOURCE.name}: {done.stderr.strip()[-500:]}.",
+            f"clang refuses {_SOURCE.name}: {said}.",
             "Install libbpf-dev and the kernel's user headers (linux-libc-dev).",
         )
-    with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        shutil.copyfile(target, partial)
-        partial.replace(cached)
-    return target
+    return done.stdout
 
 
 def _cache() -> Path:
