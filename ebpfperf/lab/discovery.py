@@ -83,7 +83,7 @@ def api_resources(view: View) -> Object:
         }
         if kind.short_names:
             entry["shortNames"] = list(kind.short_names)
-        if kind.plural in ("pods", "daemonsets"):
+        if kind.plural in ("pods", "services", "daemonsets"):
             entry["categories"] = ["all"]
         resources.append(entry)
         below = ["status"] if kind.has_status else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CORE = ("", "v1")
 APPS = ("apps", "v1")
+DISCOVERY = ("discovery.k8s.io", "v1")
 CRD = ("crd.projectcalico.org", "v1")
 CALICO = ("projectcalico.org", "v3")
 
@@ -65,6 +66,16 @@ RESOURCES: dict[str, ResourceType] = {
         ResourceType("pods", "pod", "Pod", True, (CORE,), ("po",), True),
         ResourceType("events", "event", "Event", True, (CORE,), ("ev",)),
         ResourceType("serviceaccounts", "serviceaccount", "ServiceAccount", True, (CORE,), ("sa",)),
+        ResourceType("services", "service", "Service", True, (CORE,), ("svc",), True),
+        ResourceType("endpoints", "endpoints", "Endpoints", True, (CORE,), ("ep",)),
+        ResourceType(
+            "endpointslices",
+            "endpointslice",
+            "EndpointSlice",
+            True,
+            (DISCOVERY,),
+            counts_generation=True,
+        ),
         ResourceType("daemonsets", "daemonset", "DaemonSet", True, (APPS,), ("ds",), True, True),
         ResourceType(
             "felixconfigurations",

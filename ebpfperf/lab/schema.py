@@ -41,9 +41,48 @@ _POD_SPEC = _open(
     tolerations=_array(_OPEN),
     containers=_array(_open(("name", "image"), name=_STR, image=_STR)),
 )
+_PORT: Schema = {"type": "integer"}
+_SERVICE_SPEC = _open(
+    type={"type": "string", "enum": ["ClusterIP", "LoadBalancer", "NodePort"]},
+    selector=_MAP,
+    clusterIP=_STR,
+    clusterIPs=_array(_STR),
+    ports=_array(
+        _open(
+            ("port",),
+            name=_STR,
+            protocol={"type": "string", "enum": ["TCP", "UDP"]},
+            port=_PORT,
+            targetPort={"x-kubernetes-int-or-string": True},
+            nodePort=_PORT,
+        )
+    ),
+    sessionAffinity={"type": "string", "enum": ["ClientIP", "None"]},
+    sessionAffinityConfig=_open(clientIP=_open(timeoutSeconds=_PORT)),
+    externalTrafficPolicy={"type": "string", "enum": ["Cluster", "Local"]},
+    internalTrafficPolicy={"type": "string", "enum": ["Cluster", "Local"]},
+    ipFamilies=_array({"type": "string", "enum": ["IPv4"]}),
+    ipFamilyPolicy={"type": "string", "enum": ["PreferDualStack", "SingleStack"]},
+    publishNotReadyAddresses=_BOOL,
+)
+_SLICE = _open(
+    ("addressType", "endpoints"),
+    metadata=_OPEN,
+    addressType={"type": "string", "enum": ["FQDN", "IPv4", "IPv6"]},
+    endpoints=_array(
+        _open(
+            ("addresses",),
+            addresses=_array(_STR),
+            conditions=_open(ready=_BOOL),
+            nodeName=_STR,
+        )
+    ),
+    ports=_array(_open(("port",), name=_STR, protocol=_STR, port=_PORT)),
+)
 # Kubernetes' own kinds: what the lab's parts rely on, and no more.
 _SPECS = {
     "pods": _POD_SPEC,
+    "services": _SERVICE_SPEC,
     "nodes": _open(unschedulable=_BOOL),
     "daemonsets": _open(template=_open(spec=_open(nodeSelector=_MAP))),
 }
@@ -101,9 +140,11 @@ def schema_of(resource: str, minor: int) -> Schema:
             names = ("calicoVersion", "clusterGUID", "clusterType", "variant")
             fields = {name: _STR for name in names} | {"datastoreReady": _BOOL}
             spec = {"type": "object", "properties": fields}
+        case "endpointslices":
+            return _SLICE
         case _:
             spec, status = _SPECS.get(resource, _OPEN), _STATUSES.get(resource, _OPEN)
-            needed = ("spec",) if resource == "pods" else ()
+            needed = ("spec",) if resource in ("pods", "services") else ()
             return _open(needed, metadata=_OPEN, spec=spec, status=status)
     top = {"apiVersion": _STR, "kind": _STR, "metadata": _OPEN, "spec": spec}
     return {"type": "object", "properties": top}
