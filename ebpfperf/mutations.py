@@ -12,14 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebpfperf.calico.encapsulation import pool_modes
-from ebpfperf.calico.releases import derives_encapsulation
+from ebpfperf.calico.encapsulation import felix_fields, pool_modes
 from ebpfperf.model import (
     Campaign,
     ClusterRef,
-    Dataplane,
-    FelixValue,
-    Overlay,
     Path,
     Treatment,
     Trial,
@@ -72,22 +68,6 @@ class Mutation:
 def canonical(value: object) -> str:
     """JSON text that is equal for equal values: sorted keys, no spaces, ``1`` is not ``true``."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def felix_fields(treatment: Treatment, *, release: str | None = None) -> dict[str, FelixValue]:
-    """The FelixConfiguration fields a treatment sets; None removes a field.
-
-    Before v3.23 an unset flag meant *off*, and creating a pool of a mode set the flag for good.
-    There the two flags are set to what v3.23 derives from the pool, so that a treatment means the
-    same in every release; a flag that the treatment names itself keeps its value.
-    """
-    fields: dict[str, FelixValue] = {}
-    if release is not None and not derives_encapsulation(release):
-        fields["ipipEnabled"] = treatment.overlay is Overlay.IPIP
-        fields["vxlanEnabled"] = treatment.overlay is Overlay.VXLAN
-    if treatment.dataplane is not None:
-        fields["bpfEnabled"] = treatment.dataplane is Dataplane.EBPF
-    return fields | dict(treatment.felix)
 
 
 def treatment_mutations(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf.calico import felixenv
+from ebpfperf.calico.encapsulation import felix_fields
 from ebpfperf.calico.nodelog import FelixState, LoggedDataplane, felix_state, parse
 from ebpfperf.errors import KubeError, SettleError
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import pod_ready
 from ebpfperf.model import Fact, Treatment
-from ebpfperf.mutations import felix_fields
 from ebpfperf.network_view import (
     LINKS_ARGV,
     ROUTES_ARGV,
@@ -142,9 +142,17 @@ def wanted_on(
     ------
     SettleError
         The node's FelixConfiguration or calico-node's environment beats a field that the treatment
-        sets, so that it would not be what it says.
+        sets, or the release has no such field, so that it would not be what it says.
     """
     fields = felix_fields(treatment, release=release)
+    for field, value in fields.items():
+        # The API prunes a field it does not know without a word; empty text may be left out too.
+        if value not in (None, "") and field not in felix:
+            raise SettleError(
+                f"Calico {release or '(release not known)'} has no field {field}, so treatment "
+                f"{treatment.name} cannot be shown.",
+                f"Leave {field} out of the treatment, or measure a release that has it.",
+            )
     env = felixenv.environment(kube.calico_node_pod(node) or {}, {*felixenv.TUNNEL_FIELDS, *fields})
     own = (kube.felix_configuration(f"node.{node}") or {}).get("spec") or {}
     for field in fields:

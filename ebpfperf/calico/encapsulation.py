@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf.calico.releases import derives_encapsulation
-from ebpfperf.model import Overlay, Scope
+from ebpfperf.model import Dataplane, FelixValue, Overlay, Scope, Treatment
 
 NEVER = "Never"
 _SCOPES = {Scope.ALWAYS: "Always", Scope.CROSS_SUBNET: "CrossSubnet"}
@@ -41,6 +41,22 @@ def enabled(
         return derive and any(spec.get(mode, NEVER) not in ("", NEVER) for spec in specs)
 
     return Enabled(flag("ipipEnabled", "ipipMode"), flag("vxlanEnabled", "vxlanMode"))
+
+
+def felix_fields(treatment: Treatment, *, release: str | None = None) -> dict[str, FelixValue]:
+    """The FelixConfiguration fields a treatment sets; None removes a field.
+
+    Before v3.23 an unset flag meant *off*, and creating a pool of a mode set the flag for good.
+    There the two flags are set to what v3.23 derives from the pool, so that a treatment means the
+    same in every release; a flag that the treatment names itself keeps its value.
+    """
+    fields: dict[str, FelixValue] = {}
+    if release is not None and not derives_encapsulation(release):
+        fields["ipipEnabled"] = treatment.overlay is Overlay.IPIP
+        fields["vxlanEnabled"] = treatment.overlay is Overlay.VXLAN
+    if treatment.dataplane is not None:
+        fields["bpfEnabled"] = treatment.dataplane is Dataplane.EBPF
+    return fields | dict(treatment.felix)
 
 
 def pool_modes(overlay: Overlay, scope: Scope) -> dict[str, str]:
