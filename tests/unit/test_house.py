@@ -35,9 +35,8 @@ MEASURE = {
     "probes", "runner", "watching", "progress", "interruption", "node_list",
 }  # fmt: skip
 ANALYSE = {
-    "stats", "compare", "capacity", "chart", "charts", "distributions", "tables", "findings",
-    "report", "page", "export", "templates",
-    "headroom_chart",
+    "stats", "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
+    "findings", "report", "page", "export", "templates", "headroom_chart",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab"}
 
