@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-from ebpfperf.lab import schema, structural
+from ebpfperf.lab import schema, service_admission, structural
 from ebpfperf.lab.resources import CALICO, CRD, ResourceType
 from ebpfperf.lab.status import BadRequest, Cause, Invalid
 
@@ -31,6 +32,8 @@ class Admission:
         ``Ignore``, ``Warn`` or ``Strict``: what happens to fields the kind does not have.
     subresource
         Empty, or ``status``.
+    services
+        Every Service there is when an object is admitted: what they hold is taken.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class Admission:
         minor: int,
         field_validation: str = "Warn",
         subresource: str = "",
+        services: Callable[[], Sequence[Object]] = tuple,
     ) -> None:
         self.kind = kind
         self.view = view
         self.minor = minor
         self.field_validation = field_validation
         self.subresource = subresource
+        self.services = services
         self.warnings: list[str] = []
 
     def __call__(self, new: Object, old: Object | None) -> Object:
@@ -85,9 +90,21 @@ class Admission:
             causes = schema.broken_rules(self.kind.plural, new, old)
             if self.kind.plural == "pods":
                 causes += _pod(new["spec"], old)
+            if self.kind.plural == "services":
+                new, found = self._service(new, old)
+                causes += found
         if causes:
             raise invalid(self.kind, new["metadata"]["name"], causes)
         return new
+
+    def _service(self, new: Object, old: Object | None) -> tuple[Object, tuple[Cause, ...]]:
+        new = service_admission.completed(new, old)
+        if causes := service_admission.wrong(new, old):
+            return new, causes
+        own = (new["metadata"].get("namespace"), new["metadata"]["name"])
+        metas = [(each, each["metadata"]) for each in self.services()]
+        others = [each for each, meta in metas if (meta.get("namespace"), meta["name"]) != own]
+        return service_admission.allocated(new, others)
 
     def _unknown(self, paths: tuple[str, ...]) -> None:
         messages = [f'unknown field "{path}"' for path in paths]
@@ -150,6 +167,8 @@ def _fill_in(kind: ResourceType, view: tuple[str, str], new: Object, minor: int)
             new["status"] = {"phase": "Active"}
         case "pods":
             _fill_in_pod(new)
+        case "services":
+            new["status"] = {"loadBalancer": {}}
         case "ippools" if view == CALICO and isinstance(new.get("spec"), dict):
             spec = new["spec"]
             v6 = ":" in str(spec.get("cidr", ""))

@@ -84,11 +84,20 @@ def status(name: Name = "lab", as_json: Json = False) -> None:
     console.print(table)
     for row in document["nodes"]:
         console.print(f"{row['name']} felix: {row['felix']}", markup=False, highlight=False)
+    client = document["client"]
+    console.print(
+        f"Outside the cluster: {client['name']}, ssh {client['ssh']}, underlay "
+        f"{client['underlay_ip']}, nic {client['nic']}",
+        highlight=False,
+    )
     console.print(f"API: {document['api']}", highlight=False)
 
 
 @app.command()
-def shell(node: str, name: Name = "lab") -> None:
+def shell(
+    node: Annotated[str, typer.Argument(help="A node, or the client outside: client-1.")],
+    name: Name = "lab",
+) -> None:
     """Open a shell on a node, by SSH."""
     from ebpfperf.lab import running
 

@@ -1,4 +1,4 @@
-"""The process that is a lab: API server, SSH doors, and per node a kubelet and a Felix.
+"""The process that is a lab: API server, SSH doors, per node a kubelet, a Felix, a kube-proxy.
 
 Started by ``ebpfperf lab up`` as ``python -m ebpfperf.lab.daemon --state DIR``, with the lab's
 shape in ``DIR/lab.json``. Says on its standard output that it is ready, or why it is not, as one
@@ -16,24 +16,37 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab import ipip, processes, underlay
 from ebpfperf.lab.api import ApiServer
+from ebpfperf.lab.endpoint_controller import EndpointController
 from ebpfperf.lab.felix import Felix
 from ebpfperf.lab.ipam import Ipam
 from ebpfperf.lab.kubelet import Kubelet
+from ebpfperf.lab.kubeproxy import KubeProxy
 from ebpfperf.lab.nodes import LabNode, Site, start_node
 from ebpfperf.lab.objects import ObjectStore
-from ebpfperf.lab.running import write_nodes
+from ebpfperf.lab.running import write_machines
 from ebpfperf.lab.seed import seed
 from ebpfperf.lab.sshd import SshDoor, make_keys, reserve, write_client_files
 from ebpfperf.lab.state import Shape, read_shape, write_shape
 
 _log = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """What runs in the daemon by a thread of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End, and put away what it made."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,49 +92,56 @@ def main(arguments: list[str] | None = None) -> int:
 def running(shape: Shape, directory: Path) -> Iterator[None]:
     """A lab that is up inside the block; of its processes nothing is left after it."""
     with ExitStack() as stack:
-        listeners = reserve(shape.nodes)
+        listeners = reserve(shape.nodes + 1)
         for listener in listeners:
             stack.callback(listener.close)
-        sites = [
-            Site(
-                name=f"node-{index}",
-                index=index,
-                nic=f"ens{10 + index}",
-                underlay_ip=underlay.address(index, subnets=shape.subnets),
-                ssh_address=listener.getsockname()[0],
-                ssh_port=listener.getsockname()[1],
-                dir=directory / f"node-{index}",
-            )
-            for index, listener in enumerate(listeners, start=1)
-        ]
+        sites = _sites(shape, directory, [listener.getsockname() for listener in listeners])
         for site in sites:
             site.dir.mkdir(mode=0o700)
         make_keys(directory, [site.dir for site in sites])
-        nodes = _start_nodes(shape, sites, stack)
+        *nodes, client = _start_machines(shape, sites, stack)
         ipip.prepare(nodes[0])
-        write_client_files(directory, nodes)
+        write_client_files(directory, [*nodes, client])
         store = ObjectStore()
         seed(store, nodes, shape.release)
         ipam = Ipam(store)
         felixes = {
             node.name: Felix(node, nodes, store, ipam, release=shape.release) for node in nodes
         }
-        for node, listener in zip(nodes, listeners, strict=True):
+        parts: list[Part] = [EndpointController(store)]
+        for node in nodes:
             felix = felixes[node.name]
             kubelet = Kubelet(shape.name, node, store, ipam, pod_mtu_bytes=felix.pod_mtu_bytes)
-            door = SshDoor(shape.name, node, listener)
-            for part in (felix, kubelet, door):
-                part.start()
-                stack.callback(part.stop)
-        write_nodes(directory, nodes)
+            parts += [felix, kubelet, _kube_proxy(node, store, felix)]
+        for machine, listener in zip([*nodes, client], listeners, strict=True):
+            parts.append(SshDoor(shape.name, machine, listener))
+        for part in parts:
+            part.start()
+            stack.callback(part.stop)
+        write_machines(directory, nodes, client)
         api = ApiServer(store, state_dir=directory, logs=lambda name: felixes[name].log_lines)
         api.start()
         stack.callback(api.stop)
         yield
 
 
-def _start_nodes(shape: Shape, sites: list[Site], stack: ExitStack) -> list[LabNode]:
-    """The nodes, connected; they end with ``stack``."""
+def _sites(shape: Shape, directory: Path, doors: Sequence[tuple[str, int]]) -> list[Site]:
+    """The nodes to be, and last the client outside the cluster."""
+    places = [
+        (f"node-{index}", index, f"ens{10 + index}", underlay.address(index, subnets=shape.subnets))
+        for index in range(1, shape.nodes + 1)
+    ]
+    places.append(("client-1", 0, "ens9", underlay.CLIENT_ADDRESS))
+    return [
+        Site(name, index, nic, underlay_ip, ssh_address, ssh_port, directory / name)
+        for (name, index, nic, underlay_ip), (ssh_address, ssh_port) in zip(
+            places, doors, strict=True
+        )
+    ]
+
+
+def _start_machines(shape: Shape, sites: list[Site], stack: ExitStack) -> list[LabNode]:
+    """The machines of these sites, connected; they end with ``stack``."""
 
     def end(pid: int) -> None:
         space = processes.netns(pid)
@@ -129,13 +149,18 @@ def _start_nodes(shape: Shape, sites: list[Site], stack: ExitStack) -> list[LabN
 
     switch = underlay.start_switch(shape.name)
     stack.callback(end, switch)
-    nodes = []
+    machines = []
     for site in sites:
         peers = [peer for peer in sites if peer is not site]
-        nodes.append(start_node(shape.name, site, peers=peers))
-        stack.callback(end, nodes[-1].holder_pid)
-    underlay.link_nodes(switch, nodes, mtu_bytes=shape.mtu_bytes)
-    return nodes
+        machines.append(start_node(shape.name, site, peers=peers))
+        stack.callback(end, machines[-1].holder_pid)
+    *nodes, client = machines
+    underlay.link(switch, nodes, client, mtu_bytes=shape.mtu_bytes)
+    return machines
+
+
+def _kube_proxy(node: LabNode, store: ObjectStore, felix: Felix) -> KubeProxy:
+    return KubeProxy(node, store, active=lambda: not getattr(felix, "bpf_active", False))
 
 
 def _say(document: dict[str, object]) -> None:

@@ -26,6 +26,7 @@ def describe(lab: Lab) -> dict[str, Any]:
         "kubeconfig": str(lab.kubeconfig),
         "ssh_config": str(lab.ssh_config),
         "nodes": [_row(node, said.get(node.name, "")) for node in lab.nodes],
+        "client": _machine(lab.client, _links(lab.client)),
     }
 
 
@@ -46,14 +47,12 @@ def _felix(lab: Lab) -> dict[str, str]:
         ) from error
 
 
-def _row(node: LabNode, felix_said: str) -> dict[str, Any]:
-    ip = [*node.in_network(["ip"]), "-j", "-d"]
-    links = {link["ifname"]: link for link in json.loads(run([*ip, "link", "show"]))}
-    routes = json.loads(run([*ip, "route", "show"]) or "[]")
-    # Routes to other nodes' blocks; a tunnel device alone encapsulates nothing.
-    devices = {route.get("dev") for route in routes if route.get("gateway")}
-    tunl = links.get(_TUNL)
-    overlays = [name for name, device in (("ipip", _TUNL), ("vxlan", _VXLAN)) if device in devices]
+def _links(node: LabNode) -> dict[str, Any]:
+    shown = run(node.in_network(["ip", "-j", "-d", "link", "show"]))
+    return {link["ifname"]: link for link in json.loads(shown)}
+
+
+def _machine(node: LabNode, links: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": node.name,
         "ssh": f"{node.ssh_address}:{node.ssh_port}",
@@ -61,6 +60,18 @@ def _row(node: LabNode, felix_said: str) -> dict[str, Any]:
         "nic": node.nic,
         "mtu_bytes": links[node.nic]["mtu"],
         "holder_pid": node.holder_pid,
+    }
+
+
+def _row(node: LabNode, felix_said: str) -> dict[str, Any]:
+    links = _links(node)
+    routes = json.loads(run(node.in_network(["ip", "-j", "route", "show"])) or "[]")
+    # Routes to other nodes' blocks; a tunnel device alone encapsulates nothing.
+    devices = {route.get("dev") for route in routes if route.get("gateway")}
+    tunl = links.get(_TUNL)
+    overlays = [name for name, device in (("ipip", _TUNL), ("vxlan", _VXLAN)) if device in devices]
+    return {
+        **_machine(node, links),
         "pods": sum(name.startswith("cali") for name in links),
         "encapsulation": " and ".join(overlays) or "none",
         "ipip_driver": _DRIVERS.get(tunl["linkinfo"]["info_kind"], "?") if tunl else "not in use",

@@ -309,6 +309,7 @@ class Routes:
             minor=self._minor(),
             field_validation=wanted,
             subresource=target.subresource,
+            services=lambda: self._store.list("services"),
         )
 
 

@@ -58,12 +58,13 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab that runs."""
+    """A lab that runs; ``client`` is the one machine that is not of the cluster."""
 
     shape: Shape
     directory: Path
     daemon_pid: int
     nodes: tuple[LabNode, ...]
+    client: LabNode
     api: Api
 
     @property
@@ -82,16 +83,17 @@ class Lab:
         return self.directory / "ssh_config"
 
     def node(self, name: str) -> LabNode:
-        """The node of that name; LabError when there is none."""
-        for node in self.nodes:
+        """The node, or the client, of that name; LabError when there is none."""
+        machines = (*self.nodes, self.client)
+        for node in machines:
             if node.name == name:
                 return node
-        names = ", ".join(node.name for node in self.nodes)
+        names = ", ".join(node.name for node in machines)
         raise LabError(f"The lab {self.name} has no node {name}.", f"It has {names}.")
 
 
 def find(name: str) -> Lab | None:
-    """The lab of that name if it is healthy: daemon and nodes live and the API says so."""
+    """The lab of that name if it is healthy: daemon and machines live and the API says so."""
     directory = state.directory(name)
     found = state.read_shape(directory)
     if found is None:
@@ -100,17 +102,17 @@ def find(name: str) -> Lab | None:
     if not processes.carries(pid, name):
         return None
     try:
-        nodes = read_nodes(directory)
+        *nodes, client = read_machines(directory)
         api = Api.of(directory / "kubeconfig")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not all(processes.carries(node.holder_pid, name) for node in nodes):
+    if not all(processes.carries(node.holder_pid, name) for node in (*nodes, client)):
         return None
     try:
         api.get("/readyz")
     except OSError:
         return None
-    return Lab(shape, directory, pid, tuple(nodes), api)
+    return Lab(shape, directory, pid, tuple(nodes), client, api)
 
 
 def the(name: str) -> Lab:
@@ -127,14 +129,17 @@ def the(name: str) -> Lab:
     return lab
 
 
-def write_nodes(directory: Path, nodes: Sequence[LabNode]) -> None:
-    """Record the running nodes, whole or not at all."""
-    rows = [{**asdict(node), "cgroup": str(node.cgroup), "dir": str(node.dir)} for node in nodes]
-    write_private(directory / "nodes.json", json.dumps(rows).encode())
+def write_machines(directory: Path, nodes: Sequence[LabNode], client: LabNode) -> None:
+    """Record the running nodes and the client, whole or not at all."""
+    rows = [
+        {**asdict(machine), "cgroup": str(machine.cgroup), "dir": str(machine.dir)}
+        for machine in (*nodes, client)
+    ]
+    write_private(directory / "machines.json", json.dumps(rows).encode())
 
 
-def read_nodes(directory: Path) -> list[LabNode]:
-    """The recorded nodes.
+def read_machines(directory: Path) -> list[LabNode]:
+    """The recorded nodes, and last the client.
 
     Raises
     ------
@@ -143,5 +148,5 @@ def read_nodes(directory: Path) -> list[LabNode]:
     """
     return [
         LabNode(**{**row, "cgroup": Path(row["cgroup"]), "dir": Path(row["dir"])})
-        for row in json.loads((directory / "nodes.json").read_text())
+        for row in json.loads((directory / "machines.json").read_text())
     ]

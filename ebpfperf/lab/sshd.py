@@ -83,10 +83,10 @@ def make_keys(state_dir: Path, node_dirs: list[Path]) -> None:
         write_private(directory / "sshd_config", _CONFIG.format(dir=directory).encode())
 
 
-def write_client_files(state_dir: Path, nodes: list[LabNode]) -> None:
+def write_client_files(state_dir: Path, machines: list[LabNode]) -> None:
     """``ssh_config`` and ``known_hosts``, so that ``ssh -F ssh_config node-1`` works strictly."""
     hosts, config = [], []
-    for node in nodes:
+    for node in machines:
         kind, key, *_ = (node.dir / "host_key.pub").read_text().split()
         hosts.append(f"[{node.ssh_address}]:{node.ssh_port} {kind} {key}\n")
         config.append(

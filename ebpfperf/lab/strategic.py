@@ -1,15 +1,16 @@
 """Strategic merge patch for the kinds the lab serves: lists of named things merge by name. Pure.
 
-Source: the Kubernetes API conventions on strategic merge patch; the keys are those of Pod, Node and
-DaemonSet. A list without a known key is replaced as a whole.
+Source: the Kubernetes API conventions on strategic merge patch; the keys are those of Pod, Node,
+DaemonSet and Service. A list without a known key is replaced as a whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # List field → the key its members are matched by.
-_KEYS = {
+_KEYS: dict[str, str | None] = {
     "containers": "name",
     "initContainers": "name",
     "env": "name",
@@ -21,11 +22,21 @@ _KEYS = {
     "imagePullSecrets": "name",
     "ownerReferences": "uid",
 }
+# Kinds whose lists of these names are other lists: matched by another key, or replaced (None).
+_KEYS_OF_KIND: dict[str, dict[str, str | None]] = {
+    "Service": {"ports": "port"},
+    "EndpointSlice": {"ports": None},
+}
 _HINTS = ("$setElementOrder/", "$retainKeys", "$deleteFromPrimitiveList/")
 
 
 def strategic_merge(document: Any, patch: Any) -> Any:
     """``document`` with ``patch`` merged in; ``$patch: delete`` and ``replace`` are honoured."""
+    kind = document.get("kind") if isinstance(document, dict) else None
+    return _merge(document, patch, _KEYS | _KEYS_OF_KIND.get(str(kind), {}))
+
+
+def _merge(document: Any, patch: Any, keys: Mapping[str, str | None]) -> Any:
     if not isinstance(patch, dict):
         return patch
     base = document if isinstance(document, dict) else {}
@@ -37,11 +48,11 @@ def strategic_merge(document: Any, patch: Any) -> Any:
             continue
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, list) and key in _KEYS:
+        elif isinstance(value, list) and (by := keys.get(key)) is not None:
             had = merged.get(key)
-            merged[key] = _merge_lists(had if isinstance(had, list) else [], value, _KEYS[key])
+            merged[key] = _merge_lists(had if isinstance(had, list) else [], value, by, keys)
         else:
-            merged[key] = strategic_merge(merged.get(key), value)
+            merged[key] = _merge(merged.get(key), value, keys)
     for key, gone in patch.items():
         if key.startswith("$deleteFromPrimitiveList/"):
             name = key.partition("/")[2]
@@ -50,7 +61,9 @@ def strategic_merge(document: Any, patch: Any) -> Any:
     return merged
 
 
-def _merge_lists(old: list[Any], new: list[Any], key: str) -> list[Any]:
+def _merge_lists(
+    old: list[Any], new: list[Any], key: str, keys: Mapping[str, str | None]
+) -> list[Any]:
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in new):
         return [i for i in new if not (isinstance(i, dict) and i.get("$patch") == "replace")]
     merged = list(old)
@@ -63,7 +76,7 @@ def _merge_lists(old: list[Any], new: list[Any], key: str) -> list[Any]:
             if place is not None:
                 del merged[place]
         elif place is None or name is None:
-            merged.append(strategic_merge({}, item))
+            merged.append(_merge({}, item, keys))
         else:
-            merged[place] = strategic_merge(merged[place], item)
+            merged[place] = _merge(merged[place], item, keys)
     return merged

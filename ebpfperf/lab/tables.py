@@ -126,6 +126,48 @@ def _selector(obj: Object) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(chosen.items())) or "<none>"
 
 
+def _service_ports(service: Object) -> str:
+    words = []
+    for port in service.get("spec", {}).get("ports", ()):
+        node = f":{port['nodePort']}" if port.get("nodePort") else ""
+        words.append(f"{port['port']}{node}/{port.get('protocol', 'TCP')}")
+    return ",".join(words) or "<none>"
+
+
+def _external_ip(service: Object) -> str:
+    pending = service.get("spec", {}).get("type") == "LoadBalancer"
+    return "<pending>" if pending else "<none>"
+
+
+def _service_selector(service: Object) -> str:
+    chosen = service.get("spec", {}).get("selector") or {}
+    return ",".join(f"{key}={value}" for key, value in sorted(chosen.items())) or "<none>"
+
+
+def _slice_ports(found: Object) -> str:
+    return _few([str(port.get("port", "*")) for port in found.get("ports") or ()], "<unset>")
+
+
+def _slice_addresses(found: Object) -> str:
+    endpoints = found.get("endpoints") or ()
+    return _few([address for each in endpoints for address in each["addresses"]], "<unset>")
+
+
+def _endpoints(found: Object) -> str:
+    words = [
+        f"{address.get('ip')}:{port.get('port')}"
+        for subset in found.get("subsets") or ()
+        for address in subset.get("addresses") or ()
+        for port in subset.get("ports") or ()
+    ]
+    return _few(words, "<none>")
+
+
+def _few(words: Sequence[str], nothing: str) -> str:
+    more = f" + {len(words) - 3} more..." if len(words) > 3 else ""
+    return ",".join(words[:3]) + more or nothing
+
+
 _NAME: Column = ("Name", 0, _read("metadata", "name"))
 _AGE: Column = ("Age", 0, age)
 _COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -148,6 +190,23 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         _AGE,
         ("IP", 1, _read("status", "podIP")),
         ("Node", 1, _read("spec", "nodeName")),
+    ),
+    "services": (
+        _NAME,
+        ("Type", 0, _read("spec", "type")),
+        ("Cluster-IP", 0, _read("spec", "clusterIP")),
+        ("External-IP", 0, _external_ip),
+        ("Port(s)", 0, _service_ports),
+        _AGE,
+        ("Selector", 1, _service_selector),
+    ),
+    "endpoints": (_NAME, ("Endpoints", 0, _endpoints), _AGE),
+    "endpointslices": (
+        _NAME,
+        ("AddressType", 0, _read("addressType")),
+        ("Ports", 0, _slice_ports),
+        ("Endpoints", 0, _slice_addresses),
+        _AGE,
     ),
     "daemonsets": (
         _NAME,

@@ -1,5 +1,7 @@
 """The network between the nodes: a bridge in a namespace of its own, a veth to each NIC.
 
+Beside the nodes stands one machine that is not of the cluster, the client.
+
 One subnet, 198.18.0.0/24; or several (198.18.S.0/24, nodes dealt out in turn) with the bridge as
 their router, .1 in each, which knows the nodes and nothing of their pods.
 """
@@ -10,8 +12,11 @@ from collections.abc import Sequence
 
 from ebpfperf.lab import cgroups
 from ebpfperf.lab.nodes import LabNode, run, start_holder
+from ebpfperf.lab.services import SERVICE_CIDR
 
 _PREFIX = "198.18"
+# On the first node's subnet, and beyond the last node's address.
+CLIENT_ADDRESS = f"{_PREFIX}.0.200"
 _ROUTER_MAC = "02:00:c6:12:ff:01"
 _SWITCH = """\
 set -e
@@ -48,8 +53,8 @@ def start_switch(lab: str) -> int:
     return start_holder(lab, ["--net"], ["sh", "-c", _SWITCH], cgroup=cgroup)
 
 
-def link_nodes(switch_pid: int, nodes: Sequence[LabNode], *, mtu_bytes: int) -> None:
-    """Connect the nodes. Neighbours are permanent: no ARP falls into a measurement.
+def link(switch_pid: int, nodes: Sequence[LabNode], client: LabNode, *, mtu_bytes: int) -> None:
+    """Connect the nodes and the client. Neighbours are permanent: no ARP falls into a measurement.
 
     Raises
     ------
@@ -61,22 +66,28 @@ def link_nodes(switch_pid: int, nodes: Sequence[LabNode], *, mtu_bytes: int) -> 
         f"link add br0 address {_ROUTER_MAC} mtu {mtu_bytes} type bridge mcast_snooping 0",
         "link set br0 up",
     ]
-    for node in nodes:
+    machines = [*nodes, client]
+    for node in machines:
         batch += [
             f"link add port{node.index} type veth peer name {node.nic} netns {node.holder_pid}",
             f"link set port{node.index} mtu {mtu_bytes} master br0 up",
         ]
     if len(routers) > 1:
         batch += [f"addr add {one}/24 dev br0" for one in routers]
-        batch += [_neighbour(node.underlay_ip, mac(node.underlay_ip), "br0") for node in nodes]
+        batch += [_neighbour(node.underlay_ip, mac(node.underlay_ip), "br0") for node in machines]
     net = f"--net=/proc/{switch_pid}/ns/net"
     run(["nsenter", net, "--", "ip", "-batch", "-"], input="\n".join(batch))
-    for node in nodes:
-        node.run(["ip", "-batch", "-"], input="\n".join(_nic(node, nodes, routers, mtu_bytes)))
+    for node in machines:
+        batch = _nic(node, machines, routers, mtu_bytes)
+        if node is not client:
+            # A real node has a default route. Netfilter and BPF see a packet to a service's
+            # address only where some route leads there.
+            batch.append(f"route add {SERVICE_CIDR} dev {node.nic}")
+        node.run(["ip", "-batch", "-"], input="\n".join(batch))
 
 
 def _nic(
-    node: LabNode, nodes: Sequence[LabNode], routers: Sequence[str], mtu_bytes: int
+    node: LabNode, machines: Sequence[LabNode], routers: Sequence[str], mtu_bytes: int
 ) -> list[str]:
     own = router(node.underlay_ip)
     batch = [
@@ -85,7 +96,7 @@ def _nic(
     ]
     batch += [
         _neighbour(other.underlay_ip, mac(other.underlay_ip), node.nic)
-        for other in nodes
+        for other in machines
         if other is not node and router(other.underlay_ip) == own
     ]
     if len(routers) > 1:

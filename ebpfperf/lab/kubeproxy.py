@@ -1,0 +1,96 @@
+"""The lab's kube-proxy: one a node, serving Services where the standard dataplane is in charge."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+from ebpfperf.errors import EbpfperfError
+from ebpfperf.lab.kuberules import Table, restore_text, rules_of
+from ebpfperf.lab.nodes import LabNode, run
+from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.seed import POOL_CIDR
+from ebpfperf.lab.services import service_ports
+from ebpfperf.lab.status import StatusError
+
+# The dataplane can change hands without a change in the API.
+_LOOK_S = 1.0
+# What somebody else changed in the kernel is put right this often.
+_RESYNC_S = 90.0
+_RETRY_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+class KubeProxy:
+    """Keeps one node's iptables rules as the Services ask for; level-triggered.
+
+    Parameters
+    ----------
+    active
+        Whether it is to serve. While it is not, no rule and no chain of its own is there: on a real
+        node Felix removes them (bpfKubeProxyIptablesCleanupEnabled).
+    """
+
+    def __init__(self, node: LabNode, store: ObjectStore, *, active: Callable[[], bool]) -> None:
+        self._node = node
+        self._store = store
+        self._active = active
+        self._seen: tuple[int, bool] | None = None
+        self._written: dict[str, Table] | None = None
+        self._written_at = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"kube-proxy-{node.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; the rules go with the node's namespace."""
+        self._stopped.set()
+        self._store.wake()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            version = self._store.version
+            try:
+                self._look(version)
+            except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:
+                _log.warning("kube-proxy %s: %s", self._node.name, error)
+                self._retry()
+            except Exception:  # A controller that died would leave its node stale, unsaid.
+                _log.exception("kube-proxy %s", self._node.name)
+                self._retry()
+            self._store.changed(version, _LOOK_S)
+
+    def _retry(self) -> None:
+        self._seen = self._written = None
+        self._stopped.wait(_RETRY_S)
+
+    def _look(self, version: int) -> None:
+        state = (version, self._active())
+        fresh = time.monotonic() - self._written_at < _RESYNC_S
+        if fresh and state == self._seen:
+            return
+        _, active = state
+        wanted: dict[str, Table] = {}
+        if active:
+            ports = service_ports(self._store)
+            wanted = rules_of(ports, self._node.name, cluster_cidr=POOL_CIDR)
+        if not fresh or wanted != self._written:
+            self._write(wanted)
+        self._seen = state
+
+    def _write(self, wanted: dict[str, Table]) -> None:
+        # By ``enter``: the lock of xtables is in the node's own /run.
+        saved = run(self._node.enter(["iptables-save"]))
+        text = restore_text(wanted, saved)
+        if text:
+            run(self._node.enter(["iptables-restore", "--noflush", "--wait"]), input=text)
+        self._written, self._written_at = wanted, time.monotonic()
