@@ -82,6 +82,7 @@ class ClusterEntry(_Strict):
     namespace: Name = "ebpfperf"
     ippools: Annotated[list[str], Field(min_length=1)] = ["default-ipv4-ippool"]
     image: str = model.ClusterRef().image
+    external_client: str | None = None
 
 
 class CampaignEntry(_Strict):
@@ -333,7 +334,19 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
             f"is {nodes.server_node!r}, the client's node too",
             "Name two nodes: nothing is encapsulated within one.",
         )
+    if nodes.external_client in {nodes.client_node, nodes.server_node} - {None}:
+        raise source.error(
+            ("cluster", "external_client"),
+            f"is {nodes.external_client!r}, a node of the cluster",
+            "Name an SSH host that is no Kubernetes node.",
+        )
     for index, flow in enumerate(campaign.flows):
+        if flow.path.by_node_port and nodes.external_client is None:
+            raise source.error(
+                ("flows", index, "path"),
+                f"is {flow.path}, which is dialled from outside the cluster",
+                "Name an SSH host that is no Kubernetes node: cluster.external_client.",
+            )
         if flow.load not in loads.NAMES:
             raise source.error(
                 ("flows", index, "load"),

@@ -18,12 +18,24 @@ from ebpfperf import model, placement
 from ebpfperf.calico.encapsulation import enabled
 from ebpfperf.errors import InputError, RestoreError, SettleError
 from ebpfperf.facts import cluster_facts, nodes_facts
+from ebpfperf.fronts import node_front, service_front
 from ebpfperf.journal import Journal
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import Object, choose_nodes, internal_ip
-from ebpfperf.model import ClusterRef, Endpoint, Fact, Flow, Treatment, Workload, WorkloadKind
+from ebpfperf.loads.answering import await_answer
+from ebpfperf.model import (
+    ClusterRef,
+    Endpoint,
+    Fact,
+    Flow,
+    Front,
+    Treatment,
+    Workload,
+    WorkloadKind,
+)
 from ebpfperf.mutations import (
     FELIX,
+    SERVICE,
     Mutation,
     host_workloads,
     pod_workloads,
@@ -33,6 +45,7 @@ from ebpfperf.pods import recreate_pods, refuse_another_run
 from ebpfperf.remote import Node, SSHNode
 from ebpfperf.restore import check_cluster, put_back, restore_from_journal
 from ebpfperf.routing import check_mtu, check_paths
+from ebpfperf.services import await_listed, ensure_service
 from ebpfperf.settling import Observer, Shown, await_shown, wanted_on
 from ebpfperf.verify import ASSUMED_RELEASE, Wanted
 
@@ -101,28 +114,36 @@ class Cluster:
         self.kube = kube
         self.client_node = ref.client_node
         self.server_node = ref.server_node
-        self._nodes = dict(nodes)
+        self._connected = dict(nodes)
         self._journal = journal
         self._settled: Settled | None = None
         self.release = kube.release()
-        self._addresses = {node: self._address(node) for node in self._nodes}
+        self._addresses = {node: self._address(node) for node in self._measured}
 
     @classmethod
     def connect(cls, ref: ClusterRef, *, journal: Path) -> Self:
-        """The cluster with its API and both nodes connected; nothing is changed yet.
+        """The cluster with its API, both nodes and the client outside connected; nothing changed.
 
         A journal that a crash left open is resumed: what it says the cluster was stays the truth.
 
         Raises
         ------
         InputError
-            The cluster has no two such nodes, lacks a pool, or is in another run's hands.
+            The cluster has no two such nodes, lacks a pool, or is in another run's hands; the
+            client outside is one of its nodes.
         KubeError, ConnectError, RestoreError
             The API or a node cannot be reached; the journal belongs to another cluster.
         """
         kube = Kube.connect(ref.kubeconfig, ref.context)
         try:
-            client, server = choose_nodes(kube.nodes(), ref)
+            objects = kube.nodes()
+            client, server = choose_nodes(objects, ref)
+            outside = ref.external_client
+            if outside in {node["metadata"]["name"] for node in objects}:
+                raise InputError(
+                    f"cluster.external_client {outside} is a node of the cluster.",
+                    "Name an SSH host that is no Kubernetes node.",
+                )
             missing = set(ref.ippools) - {pool["metadata"]["name"] for pool in kube.ippools()}
             if missing:
                 known = ", ".join(pool["metadata"]["name"] for pool in kube.ippools())
@@ -141,11 +162,12 @@ class Cluster:
             )
             book = _journal(journal, resolved, kube)
             refuse_another_run(kube, book, resolved)
-            with ThreadPoolExecutor(max_workers=2) as pool:
-                pending = [pool.submit(_login, name, ssh_config) for name in (client, server)]
+            names = (client, server, *([outside] if outside else []))
+            with ThreadPoolExecutor(max_workers=len(names)) as pool:
+                pending = [pool.submit(_login, name, ssh_config) for name in names]
             nodes: dict[str, Node] = {}
             try:
-                for name, login in zip((client, server), pending, strict=True):
+                for name, login in zip(names, pending, strict=True):
                     nodes[name] = login.result()
                 return cls(resolved, kube=kube, nodes=nodes, journal=book)
             except BaseException:
@@ -159,13 +181,15 @@ class Cluster:
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        """The two nodes by name, connected."""
-        return self._nodes
+        """All that is connected by name: the two nodes, and the client outside where named."""
+        return self._connected
 
     def reconnect(self, name: str) -> None:
         """Replace a node's lost connection by a new one; ConnectError when it stays lost."""
-        self._nodes[name].close()
-        self._nodes[name] = _login(name, Path(self.ref.ssh_config) if self.ref.ssh_config else None)
+        self._connected[name].close()
+        self._connected[name] = _login(
+            name, Path(self.ref.ssh_config) if self.ref.ssh_config else None
+        )
 
     def settle(self, treatment: Treatment, flows: Sequence[Flow]) -> Settled:
         """The treatment as the nodes show it, with endpoints for the flows' paths.
@@ -186,26 +210,27 @@ class Cluster:
         last = self._settled
         if not calls and last is not None and last.treatment == treatment:
             known = {path for path, _ in last.endpoints}
-            if known >= set(paths) and self._still_there(last.endpoints.values()):
+            if known >= set(paths) and self._still_there(last.endpoints):
                 return replace(last, switch_s=time.monotonic() - begun, changed=False)
         self._settled = None
         if not self._journal.is_open:
             self._journal = Journal(
                 self._journal.path, self.ref, cluster_uid=self._journal.cluster_uid
             )
-        observer = Observer(self.kube, self._nodes, self._addresses)
+        observer = Observer(self.kube, self._measured, self._addresses)
         before = observer.felix()
         self._change(calls, objects)
         now = self._objects() if calls else objects
-        wanted = {name: self._wanted(name, treatment, now) for name in self._nodes}
+        wanted = {name: self._wanted(name, treatment, now) for name in self._measured}
         shown = await_shown(
             observer,
             wanted,
             before=before,
             restart_expected=self._restarts(calls, objects, now),
         )
-        endpoints = self._endpoints(paths, shown, wanted)
-        facts, raw = check_paths(endpoints, shown.views, wanted, self._nodes)
+        endpoints = self._endpoints(flows, shown, wanted)
+        facts, raw = check_paths(endpoints, shown.views, wanted, self._connected)
+        facts += self._answers(flows, endpoints)
         self._settled = Settled(
             treatment,
             endpoints,
@@ -217,15 +242,19 @@ class Cluster:
         return self._settled
 
     def facts(self) -> tuple[Fact, ...]:
-        """Facts of both nodes and of the cluster's objects, as they are now."""
+        """Facts of all that is connected and of the cluster's objects, as they are now."""
         objects = self._objects()
+        addresses = dict(self._addresses)
+        if self.ref.external_client:
+            towards = self._addresses[self.server_node]
+            addresses[self.ref.external_client] = self._outside(towards).address
         return (
-            *nodes_facts(self._nodes, self._addresses),
+            *nodes_facts(self._connected, addresses),
             *cluster_facts(
                 information=self.kube.cluster_information(),
                 felix=objects.felix,
                 pools=list(objects.pools.values()),
-                nodes=[n for n in self.kube.nodes() if n["metadata"]["name"] in self._nodes],
+                nodes=[n for n in self.kube.nodes() if n["metadata"]["name"] in self._measured],
             ),
         )
 
@@ -237,7 +266,7 @@ class Cluster:
         SettleError
             There is no such pod, it has no address, or its node does not show it.
         """
-        node = self._nodes[workload.node]
+        node = self._connected[workload.node]
         if workload.kind is WorkloadKind.HOST:
             return placement.place_host(node, workload, self._addresses[workload.node])
         pod = self.kube.get("Pod", workload.name, workload.namespace)
@@ -264,7 +293,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close the connections; changes nothing on the cluster."""
-        for node in self._nodes.values():
+        for node in self._connected.values():
             node.close()
         self.kube.close()
 
@@ -283,6 +312,10 @@ class Cluster:
             self.close()
 
     # ---------------------------------------------------------------- inside
+
+    @property
+    def _measured(self) -> dict[str, Node]:
+        return {name: self._connected[name] for name in (self.client_node, self.server_node)}
 
     def _objects(self) -> _Objects:
         pools = {pool["metadata"]["name"]: pool for pool in self.kube.ippools()}
@@ -337,30 +370,81 @@ class Cluster:
         return bool(calls) and was != becomes
 
     def _endpoints(
-        self, paths: Sequence[model.Path], shown: Shown, wanted: Mapping[str, Wanted]
+        self, flows: Sequence[Flow], shown: Shown, wanted: Mapping[str, Wanted]
     ) -> dict[tuple[str, str], Endpoint]:
+        paths = sorted({flow.path for flow in flows})
         found: dict[tuple[str, str], Endpoint] = {}
+        pods: Mapping[str, Endpoint] = {}
+        service: Object = {}
+        if any(path is not model.Path.HOST_HOST for path in paths):
+            workloads = pod_workloads(self.ref, self.client_node, self.server_node)
+            recreate_pods(self.kube, self._journal, workloads.values(), self.ref)
+            pods = self._placed(workloads)
+            check_mtu(pods.values(), shown.views, wanted)
+        if any(path.by_service for path in paths):
+            service = ensure_service(self.kube, self._journal, self.ref, flows)
+            await_listed(self.kube, self.ref, pods["server"].address)
         for path in paths:
+            placed = dict(pods)
             if path is model.Path.HOST_HOST:
                 placed = self._placed(host_workloads(self.client_node, self.server_node))
-            else:
-                workloads = pod_workloads(self.ref, self.client_node, self.server_node)
-                recreate_pods(self.kube, self._journal, workloads.values(), self.ref)
-                placed = self._placed(workloads)
-                check_mtu(placed.values(), shown.views, wanted)
+            if path.by_service:
+                front = self._front(path, service)
+                placed["server"] = replace(pods["server"], front=front)
+                if path.by_node_port:
+                    placed["client"] = self._outside(front.address)
             found |= {(str(path), role): endpoint for role, endpoint in placed.items()}
         return found
+
+    def _front(self, path: model.Path, service: Object) -> Front:
+        """What a client on that path dials."""
+        if not path.by_node_port:
+            return service_front(service)
+        node = self.server_node if path is model.Path.NODEPORT_LOCAL else self.client_node
+        return node_front(service, node=node, address=self._addresses[node])
+
+    def _outside(self, towards: str) -> Endpoint:
+        """The client outside the cluster, as it reaches an address."""
+        name = self.ref.external_client
+        if name is None:
+            raise SettleError(
+                "A node port is dialled from outside the cluster, and no machine there is named.",
+                "Name an SSH host that is no Kubernetes node: cluster.external_client.",
+            )
+        workload = Workload(name, name, WorkloadKind.HOST)
+        return placement.place_outside(self._connected[name], workload, towards=towards)
+
+    def _answers(
+        self, flows: Sequence[Flow], endpoints: Mapping[tuple[str, str], Endpoint]
+    ) -> tuple[Fact, ...]:
+        """What was dialled on every path by Service, each seen to reach the server."""
+        first = {flow.path: flow for flow in reversed(flows) if flow.path.by_service}
+        return tuple(
+            await_answer(flow, endpoints[path, "client"], endpoints[path, "server"], self.nodes)
+            for path, flow in sorted(first.items())
+        )
 
     def _placed(self, workloads: Mapping[str, Workload]) -> dict[str, Endpoint]:
         with ThreadPoolExecutor(max_workers=len(workloads)) as pool:
             return dict(zip(workloads, pool.map(self.place, workloads.values()), strict=True))
 
-    def _still_there(self, endpoints: Sequence[Endpoint] | Any) -> bool:
-        def check(endpoint: Endpoint) -> bool:
-            return placement.still_there(self._nodes[endpoint.node], endpoint)
+    def _still_there(self, endpoints: Mapping[tuple[str, str], Endpoint]) -> bool:
+        """Whether every end is where it was, and the Service leads there from where it did."""
 
+        def check(endpoint: Endpoint) -> bool:
+            return placement.still_there(self._connected[endpoint.node], endpoint)
+
+        fronts = {path: e.front for (path, _), e in endpoints.items() if e.front is not None}
+        if fronts:
+            service = self.kube.get("Service", SERVICE, self.ref.namespace)
+            if service is None or any(
+                self._front(model.Path(path), service) != front for path, front in fronts.items()
+            ):
+                return False
+        # A pod stands on several paths; it is asked for once.
+        ends = {replace(endpoint, front=None) for endpoint in endpoints.values()}
         with ThreadPoolExecutor(max_workers=4) as pool:
-            return all(pool.map(check, endpoints))
+            return all(pool.map(check, ends))
 
     def _address(self, name: str) -> str:
         node = self.kube.get("Node", name)

@@ -57,6 +57,14 @@ class _Pod(GenericNamespacedResource):
     _api_info = create_api_info("", "v1", "Pod", "pods")
 
 
+class _Service(GenericNamespacedResource):
+    _api_info = create_api_info("", "v1", "Service", "services")
+
+
+class _EndpointSlice(GenericNamespacedResource):
+    _api_info = create_api_info("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+
+
 def _calico_class(group: str, version: str, kind: str) -> Any:
     info = create_api_info(group, version, kind, CALICO_KINDS[kind])
     return type(kind, (GenericGlobalResource,), {"_api_info": info})
@@ -75,7 +83,13 @@ class Kube:
         self.context = context
         self.server: str = client.config.cluster.server
         self._calico_group: tuple[str, str] | None = None
-        self._classes: dict[str, Any] = {"Node": _Node, "Namespace": _Namespace, "Pod": _Pod}
+        self._classes: dict[str, Any] = {
+            "Node": _Node,
+            "Namespace": _Namespace,
+            "Pod": _Pod,
+            "Service": _Service,
+            "EndpointSlice": _EndpointSlice,
+        }
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Kube:
@@ -144,6 +158,11 @@ class Kube:
     def pods(self, namespace: str, labels: Mapping[str, str] | None = None) -> list[Object]:
         """The pods of a namespace by name, or those with these labels."""
         return self._list("Pod", namespace=namespace, labels=labels)
+
+    def endpoint_slices(self, namespace: str, service: str) -> list[Object]:
+        """The EndpointSlices of a Service by name."""
+        labels = {"kubernetes.io/service-name": service}
+        return self._list("EndpointSlice", namespace=namespace, labels=labels)
 
     def cluster_uid(self) -> str | None:
         """An identity that survives everything but a new cluster: the uid of kube-system."""

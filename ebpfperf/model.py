@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -32,10 +32,28 @@ class Dataplane(StrEnum):
 
 
 class Path(StrEnum):
-    """Which way a flow goes."""
+    """Which way a flow goes.
+
+    The last three go to the server's pod through a Service: by the Service's own address from the
+    client's pod, and by a node port from outside the cluster, dialled at the server's node or at
+    the client's (which holds no server and must forward).
+    """
 
     POD_POD = "pod-pod"
     HOST_HOST = "host-host"
+    POD_SERVICE = "pod-service"
+    NODEPORT_LOCAL = "nodeport-local"
+    NODEPORT_REMOTE = "nodeport-remote"
+
+    @property
+    def by_node_port(self) -> bool:
+        """Whether a node's address is dialled, from outside the cluster."""
+        return self in (Path.NODEPORT_LOCAL, Path.NODEPORT_REMOTE)
+
+    @property
+    def by_service(self) -> bool:
+        """Whether it goes through a Service."""
+        return self is Path.POD_SERVICE or self.by_node_port
 
 
 class WorkloadKind(StrEnum):
@@ -92,7 +110,7 @@ class Workload:
     name
         Pod name, or the node's name for a host workload.
     node
-        Name of the Kubernetes node it is bound to.
+        Name of the Kubernetes node it is bound to, or of the machine outside the cluster.
     namespace
         Kubernetes namespace; empty for a host workload.
     """
@@ -101,6 +119,23 @@ class Workload:
     node: str
     kind: WorkloadKind
     namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What a client dials in place of the server: a Service's own address, or a node's.
+
+    Attributes
+    ----------
+    ports
+        (the server's port, the port to dial) of every port of the Service.
+    node
+        The node whose address and node ports are dialled; empty for the Service's own address.
+    """
+
+    address: str
+    ports: tuple[tuple[int, int], ...]
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +153,8 @@ class Endpoint:
         The node's side of it: ``cali…``; the NIC itself for a host workload.
     mtu_bytes
         MTU of ``device``, as read on the node.
+    front
+        Of a server: what its client dials instead of ``address``; None where it dials that.
     """
 
     workload: Workload
@@ -126,6 +163,7 @@ class Endpoint:
     device: str
     host_device: str
     mtu_bytes: int
+    front: Front | None = None
 
     @property
     def node(self) -> str:
@@ -137,6 +175,29 @@ class Endpoint:
         if self.netns_pid is None:
             return list(argv)
         return ["nsenter", f"--net=/proc/{self.netns_pid}/ns/net", "--", *argv]
+
+    @property
+    def dialled_address(self) -> str:
+        """The address that reaches it."""
+        return self.address if self.front is None else self.front.address
+
+    def dialled_port(self, port: int) -> int:
+        """The port that reaches its ``port``; KeyError where its Service has no such port."""
+        return port if self.front is None else dict(self.front.ports)[port]
+
+    def reachable(self, ports: Iterable[int]) -> tuple[int, ...]:
+        """Those of its ports that can be dialled."""
+        known = None if self.front is None else dict(self.front.ports)
+        return tuple(port for port in ports if known is None or port in known)
+
+    def dialling(self, port: int) -> str:
+        """What is dialled for its ``port``: ``service 198.18.240.7:5201 → 198.19.0.66:5201``."""
+        here = f"{self.address}:{port}"
+        if self.front is None:
+            return here
+        kind = f"node port of {self.front.node}" if self.front.node else "service"
+        there = f" on {self.node}" if self.front.node else ""
+        return f"{kind} {self.dialled_address}:{self.dialled_port(port)} → {here}{there}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +254,8 @@ class ClusterRef:
         The pools whose encapsulation is changed.
     image
         Image of the pods; they only have to sleep.
+    external_client
+        SSH host outside the cluster that dials node ports; None where no flow does.
     """
 
     kubeconfig: str | None = None
@@ -203,6 +266,7 @@ class ClusterRef:
     namespace: str = "ebpfperf"
     ippools: tuple[str, ...] = ("default-ipv4-ippool",)
     image: str = "registry.k8s.io/pause:3.9"
+    external_client: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

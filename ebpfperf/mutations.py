@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ebpfperf import loads
 from ebpfperf.calico.encapsulation import felix_fields, pool_modes
 from ebpfperf.model import (
     Campaign,
     ClusterRef,
+    Flow,
     Path,
     Treatment,
     Trial,
@@ -29,6 +31,8 @@ FELIX = ("FelixConfiguration", "default")
 MODE_FIELDS = ("ipipMode", "vxlanMode")
 FLAG_FIELDS = ("ipipEnabled", "vxlanEnabled")
 LABELS = {"app.kubernetes.io/managed-by": "ebpfperf"}
+NAME_LABEL = "app.kubernetes.io/name"
+SERVICE = "ebpfperf-server"
 JOURNAL_ANNOTATION = "ebpfperf/journal"
 AS_IT_WAS = "(as it was)"
 
@@ -156,7 +160,7 @@ def create_pod(workload: Workload, ref: ClusterRef, *, journal: str = "") -> Mut
         "metadata": {
             "name": workload.name,
             "namespace": workload.namespace,
-            "labels": {**LABELS, "app.kubernetes.io/name": workload.name},
+            "labels": {**LABELS, NAME_LABEL: workload.name},
             "annotations": annotations,
         },
         "spec": {
@@ -172,6 +176,56 @@ def create_pod(workload: Workload, ref: ClusterRef, *, journal: str = "") -> Mut
     return Mutation(
         "create", "Pod", workload.name, workload.namespace, body, why="MTU is fixed at creation"
     )
+
+
+def create_service(ref: ClusterRef, flows: Iterable[Flow]) -> Mutation:
+    """A Service in front of the server's pod, with the ports that the flows' loads need.
+
+    Of type NodePort only where a flow dials one. The node ports' numbers are the cluster's choice.
+    """
+    through = [flow for flow in flows if flow.path.by_service]
+    body = {
+        "metadata": {
+            "name": SERVICE,
+            "namespace": ref.namespace,
+            "labels": {**LABELS, NAME_LABEL: SERVICE},
+        },
+        "spec": {
+            "type": "NodePort" if any(f.path.by_node_port for f in through) else "ClusterIP",
+            "selector": {**LABELS, NAME_LABEL: SERVICE},
+            "ipFamilyPolicy": "SingleStack",
+            "ipFamilies": ["IPv4"],
+            "ports": [
+                {
+                    "name": f"{protocol.lower()}-{port}",
+                    "protocol": protocol,
+                    "port": port,
+                    "targetPort": port,
+                }
+                for port, protocol in loads.service_ports(through)
+            ],
+        },
+    }
+    why = "the server, by Service"
+    return Mutation("create", "Service", SERVICE, ref.namespace, body=body, why=why)
+
+
+def pair_node_ports(service: Mapping[str, Any]) -> Mutation | None:
+    """What gives UDP the node port that TCP has for the same port; None where they are equal.
+
+    iperf3 is told one number for its control connection (TCP) and its data (UDP).
+    """
+    ports = service["spec"]["ports"]
+    tcp = {port["port"]: port.get("nodePort") for port in ports if port["protocol"] == "TCP"}
+    paired = [
+        {**port, "nodePort": tcp[port["port"]]} if tcp.get(port["port"]) else port for port in ports
+    ]
+    if paired == ports:
+        return None
+    meta = service["metadata"]
+    body = {"spec": {"ports": paired}}
+    why = "one node port for TCP and UDP"
+    return Mutation("patch", "Service", meta["name"], meta["namespace"], body=body, why=why)
 
 
 def pod_workloads(ref: ClusterRef, client_node: str, server_node: str) -> dict[str, Workload]:
@@ -203,6 +257,10 @@ def describe(mutation: Mutation) -> str:
         line += ": " + ", ".join(_assignment(f, v) for f, v in sorted(mutation.fields.items()))
     elif mutation.kind == "Pod" and mutation.body is not None:
         line += f" on {mutation.body['spec']['nodeName']}"
+    elif mutation.kind == "Service" and mutation.body is not None:
+        spec = mutation.body["spec"]
+        ports = [f"{port['port']}/{port['protocol']}" for port in spec["ports"]]
+        line += f": {' '.join([*filter(None, [spec.get('type')]), *ports])}"
     return f"{line} ({mutation.why})" if mutation.why else line
 
 
@@ -244,6 +302,8 @@ def plan_restore(campaign: Campaign) -> tuple[Mutation, ...]:
     if _has_pods(campaign):
         pods = pod_workloads(campaign.cluster, "", "").values()
         calls += [delete("Pod", pod.name, pod.namespace, why=why) for pod in pods]
+        if any(flow.path.by_service for flow in campaign.flows):
+            calls.append(delete("Service", SERVICE, campaign.cluster.namespace, why=why))
         calls.append(delete("Namespace", campaign.cluster.namespace, why="if it was not there"))
     if named:
         calls.append(patch_spec(*FELIX, dict.fromkeys(named, AS_IT_WAS), why=why))
@@ -253,7 +313,7 @@ def plan_restore(campaign: Campaign) -> tuple[Mutation, ...]:
 
 
 def _has_pods(campaign: Campaign) -> bool:
-    return any(flow.path is Path.POD_POD for flow in campaign.flows)
+    return any(flow.path is not Path.HOST_HOST for flow in campaign.flows)
 
 
 def _pod_calls(campaign: Campaign, *, first: bool) -> tuple[Mutation, ...]:
@@ -269,7 +329,10 @@ def _pod_calls(campaign: Campaign, *, first: bool) -> tuple[Mutation, ...]:
         delete("Pod", pod.name, pod.namespace, why="MTU is fixed at creation") for pod in pods
     )
     before = (create_namespace(ref.namespace),) if first else gone
-    return before + tuple(create_pod(pod, ref) for pod in pods)
+    service: tuple[Mutation, ...] = ()
+    if first and any(flow.path.by_service for flow in campaign.flows):
+        service = (create_service(ref, campaign.flows),)
+    return before + tuple(create_pod(pod, ref) for pod in pods) + service
 
 
 def _assignment(field: str, value: object) -> str:

@@ -11,7 +11,7 @@ import re
 
 from ebpfperf.errors import SettleError
 from ebpfperf.model import Endpoint, Workload
-from ebpfperf.network_view import LINKS_ARGV, Link, link_of, parse_links
+from ebpfperf.network_view import LINKS_ARGV, Link, link_of, parse_links, parse_source
 from ebpfperf.remote import Node
 
 CGROUP_ROOT = "/sys/fs/cgroup"
@@ -34,6 +34,26 @@ def place_host(node: Node, workload: Workload, address: str) -> Endpoint:
             evidence=f"{node.name}: ip addr",
         )
     return Endpoint(workload, address, None, link.name, link.name, link.mtu_bytes)
+
+
+def place_outside(node: Node, workload: Workload, *, towards: str) -> Endpoint:
+    """A machine outside the cluster: the address and device by which it reaches ``towards``.
+
+    Raises
+    ------
+    SettleError
+        It has no way there.
+    """
+    found = parse_source(node.run(["ip", "-j", "-4", "route", "get", towards], check=False).stdout)
+    if found is None:
+        raise SettleError(
+            f"{node.name} has no route to {towards}.",
+            "Name a machine in cluster.external_client that reaches the nodes' InternalIPs.",
+            evidence=f"{node.name}: ip route get {towards}",
+        )
+    address, device = found
+    mtu_bytes = next(link.mtu_bytes for link in node_links(node) if link.name == device)
+    return Endpoint(workload, address, None, device, device, mtu_bytes)
 
 
 def place_pod(node: Node, workload: Workload, *, uid: str, address: str) -> Endpoint:

@@ -22,6 +22,8 @@ from ebpfperf.mutations import (
 )
 
 WHY = "restore"
+# What the kit makes and takes away again, in the order of going: Calico's objects come at 1.
+CREATED = {"Pod": 0, "Service": 0, "Namespace": 2}
 Live = Mapping[Key, Mapping[str, Any] | None]
 
 
@@ -49,7 +51,7 @@ def restoration(
     namespace_empty: bool = True,
     overwrite: bool = False,
 ) -> Restoration:
-    """What puts the objects back: pods first, then Calico's objects, the namespace last.
+    """What puts the objects back: what was made first, then Calico's objects, the namespace last.
 
     Parameters
     ----------
@@ -63,10 +65,9 @@ def restoration(
     calls: list[Mutation] = []
     notes: list[str] = []
     conflicts: list[str] = []
-    order = {"Pod": 0, "Namespace": 2}
-    for entry in sorted(objects, key=lambda entry: order.get(entry.kind, 1)):
+    for entry in sorted(objects, key=lambda entry: CREATED.get(entry.kind, 1)):
         now = live[entry.key]
-        if entry.kind in order:
+        if entry.kind in CREATED:
             call, note = _created(entry, now, namespace_empty=namespace_empty)
             calls += [call] if call else []
             notes += [note] if note else []
@@ -86,7 +87,7 @@ def differences(objects: Iterable[Remembered], live: Live) -> tuple[str, ...]:
     found: list[str] = []
     for entry in objects:
         now = live[entry.key]
-        if entry.kind in ("Pod", "Namespace"):
+        if entry.kind in CREATED:
             if now is not None and is_ours(now) and entry.original is None:
                 found.append(f"{entry.kind} {entry.name} is still there.")
             continue
@@ -110,7 +111,7 @@ def byte_equal(entry: Remembered, now: Mapping[str, Any] | None) -> bool:
 def _created(
     entry: Remembered, now: Mapping[str, Any] | None, *, namespace_empty: bool
 ) -> tuple[Mutation | None, str]:
-    """A pod or namespace that the kit made."""
+    """A pod, Service or namespace that the kit made."""
     if now is None or entry.original is not None:
         return None, ""
     if not is_ours(now):

@@ -8,7 +8,7 @@ from ebpfperf.errors import KubeError, RestoreError
 from ebpfperf.journal import Journal, Remembered
 from ebpfperf.kube import Kube
 from ebpfperf.mutations import Mutation, describe, is_ours
-from ebpfperf.restoration import Live, byte_equal, differences, restoration
+from ebpfperf.restoration import CREATED, Live, byte_equal, differences, restoration
 
 GONE_S = 60.0
 
@@ -101,7 +101,7 @@ def _put_back(
     live = _live(kube, objects)
     left = () if plan.conflicts else _left(objects, live)
     for entry in objects:
-        if entry.kind not in ("Pod", "Namespace") and byte_equal(entry, live[entry.key]):
+        if entry.kind not in CREATED and byte_equal(entry, live[entry.key]):
             said.append(f"{entry.kind} {entry.name} is as it was, to the byte.")
     return tuple(said), (*plan.conflicts, *left)
 

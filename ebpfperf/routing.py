@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ebpfperf.errors import SettleError
 from ebpfperf.model import Endpoint, Fact, WorkloadKind
@@ -11,6 +12,16 @@ from ebpfperf.remote import Node
 from ebpfperf.verify import Wanted, wanted_device, wanted_pod_mtu
 
 Endpoints = Mapping[tuple[str, str], Endpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """Packets that ``node`` sends to an address, and the device that they must leave by."""
+
+    node: str
+    name: str
+    address: str
+    device: str
 
 
 def check_mtu(
@@ -47,7 +58,10 @@ def check_paths(
     wanted: Mapping[str, Wanted],
     nodes: Mapping[str, Node],
 ) -> tuple[tuple[Fact, ...], dict[str, bytes]]:
-    """Facts and what ``ip route get`` printed, once both directions of every path are right.
+    """Facts and what ``ip route get`` printed, once every leg of every path is right.
+
+    Between pods and between hosts the legs are the two directions; by node port they are the
+    client's way to the node that it dials, and that node's way to the server.
 
     Raises
     ------
@@ -58,23 +72,44 @@ def check_paths(
     raw: dict[str, bytes] = {}
     for path in sorted({path for path, _ in endpoints}):
         client, server = endpoints[path, "client"], endpoints[path, "server"]
-        for here, there in ((client, server), (server, client)):
-            name = here.node
-            printed = nodes[name].run(["ip", "-j", "-4", "route", "get", there.address]).stdout
-            raw[f"settle.{name}.{path}.route-get.json"] = printed
-            device = _wanted(here, there, views, wanted)
+        label = path.replace("-", "_")
+        for leg in _legs(client, server, views, wanted):
+            argv = ["ip", "-j", "-4", "route", "get", leg.address]
+            printed = nodes[leg.node].run(argv).stdout
+            raw[f"settle.{leg.node}.{path}.route-get.json"] = printed
             route = next(iter(parse_routes(printed)), None)
-            if route is None or route.device != device:
+            if route is None or route.device != leg.device:
                 raise SettleError(
-                    f"Node {name} sends packets to {there.workload.name} ({there.address}) by "
-                    f"{route.device if route else 'no route'}, not by {device}.",
+                    f"Node {leg.node} sends packets to {leg.name} ({leg.address}) by "
+                    f"{route.device if route else 'no route'}, not by {leg.device}.",
                     "Is the pod's address from a pool that the campaign changes?",
-                    evidence=f"{name}: ip route get {there.address}",
+                    evidence=f"{leg.node}: ip route get {leg.address}",
                 )
-            facts.append(Fact(name, f"{path}_route".replace("-", "_"), str(route)))
-            facts.append(Fact(name, f"{path}_mtu".replace("-", "_"), str(here.mtu_bytes), "bytes"))
-            facts += _rule_facts(here, views, wanted)
-    return tuple(facts), raw
+            facts.append(Fact(leg.node, f"{label}_route", str(route)))
+        for end in (client, server):
+            facts.append(Fact(end.node, f"{label}_mtu", str(end.mtu_bytes), "bytes"))
+            facts += _rule_facts(end, views, wanted)
+    # A pod stands on several paths.
+    return tuple(dict.fromkeys(facts)), raw
+
+
+def _legs(
+    client: Endpoint,
+    server: Endpoint,
+    views: Mapping[str, NodeView],
+    wanted: Mapping[str, Wanted],
+) -> Iterator[_Leg]:
+    front = server.front
+    if front is None or not front.node:
+        for here, there in ((client, server), (server, client)):
+            device = _wanted(here, there, views, wanted)
+            yield _Leg(here.node, there.workload.name, there.address, device)
+        return
+    yield _Leg(client.node, front.node, front.address, client.device)
+    device = server.host_device
+    if front.node != server.node:
+        device = wanted_device(views[front.node], views[server.node], wanted[front.node])
+    yield _Leg(front.node, server.workload.name, server.address, device)
 
 
 def _wanted(

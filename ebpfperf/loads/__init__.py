@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
+    from ebpfperf.loads.serving import Server
     from ebpfperf.model import Endpoint, Flow, Reading
     from ebpfperf.remote import Node
 
@@ -24,6 +26,9 @@ PORTS: Mapping[str, range] = {
     "udp": range(5201, 5217),
     "request-response": range(11111, 11127),
 }
+# The first ports of each are enough in a pod of the kit's own, where nothing else listens. More
+# than one, because a port whose last connections are still in TIME_WAIT may refuse a server.
+SERVICE_PORTS = 4
 
 
 class Load(Protocol):
@@ -47,6 +52,18 @@ class Load(Protocol):
         """A sentence when this load cannot drive ``flow``; None when it can."""
         ...
 
+    def serve(
+        self, flow: Flow, server: Endpoint, nodes: Mapping[str, Node]
+    ) -> AbstractContextManager[Server]:
+        """The flow's server, listening at ``server`` for the length of the block.
+
+        Raises
+        ------
+        LoadError, NodeError
+            As ``drive``.
+        """
+        ...
+
     def drive(
         self, flow: Flow, client: Endpoint, server: Endpoint, nodes: Mapping[str, Node]
     ) -> dict[str, bytes]:
@@ -64,6 +81,19 @@ class Load(Protocol):
     def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
         """The numbers in recorded bytes, or why there are none. Pure."""
         ...
+
+
+def service_ports(flows: Iterable[Flow]) -> tuple[tuple[int, str], ...]:
+    """(port, ``TCP`` or ``UDP``) that a Service in front of these flows' servers must have.
+
+    TCP always: iperf3 controls by it, and a connection is how a path is seen to be served.
+    """
+    found: set[tuple[int, str]] = set()
+    for flow in flows:
+        udp = flow.load == "udp" or (flow.load != "tcp" and flow.transport == "udp")
+        for port in PORTS[flow.load][:SERVICE_PORTS]:
+            found |= {(port, "TCP"), *([(port, "UDP")] if udp else [])}
+    return tuple(sorted(found))
 
 
 def load(name: str) -> Load:

@@ -10,12 +10,13 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 from ebpfperf.loads import PORTS, iperf3_document
 from ebpfperf.loads.iperf3_document import Interval, Outcome, Totals
 from ebpfperf.loads.reasons import Reason, sentence
-from ebpfperf.loads.serving import NOT_FOUND, connected, missing, run_client, serving
+from ebpfperf.loads.serving import NOT_FOUND, Server, connected, missing, run_client, serving
 from ebpfperf.model import Direction, Fact, Flow, Reading, Sample, Status
 from ebpfperf.units import NS_PER_US
 
@@ -51,24 +52,30 @@ class _Iperf3(ABC):
             return "iperf3 drives 1 to 128 streams."
         return None
 
+    def serve(
+        self, flow: Flow, server: Endpoint, nodes: Mapping[str, Node]
+    ) -> AbstractContextManager[Server]:
+        """One ``iperf3 -s -1``: it ends after one test, or one connection that is none."""
+
+        def command(port: int) -> list[str]:
+            bound = ["-B", server.address, "-p", str(port)]
+            return ["iperf3", "-s", "-1", "--forceflush", *bound]
+
+        return serving(
+            connected(nodes, server),
+            server,
+            command=command,
+            ports=server.reachable(PORTS[self.name]),
+            ready=b"Server listening",
+            package=_PACKAGE,
+        )
+
     def drive(
         self, flow: Flow, client: Endpoint, server: Endpoint, nodes: Mapping[str, Node]
     ) -> dict[str, bytes]:
         """The client's document, its errors and exit status, and the server's words."""
-        sender, receiver = connected(nodes, client), connected(nodes, server)
-
-        def serve(port: int) -> list[str]:
-            bound = ["-B", server.address, "-p", str(port)]
-            return ["iperf3", "-s", "-1", "--forceflush", *bound]
-
-        with serving(
-            receiver,
-            server,
-            command=serve,
-            ports=PORTS[self.name],
-            ready=b"Server listening",
-            package=_PACKAGE,
-        ) as running:
+        sender = connected(nodes, client)
+        with self.serve(flow, server, nodes) as running:
             argv = self.client_argv(flow, client, server, port=running.port)
             done = run_client(
                 sender,
@@ -79,7 +86,12 @@ class _Iperf3(ABC):
             said = running.stop()
         if done.status == NOT_FOUND and not done.stdout:
             raise missing(sender.name, _PACKAGE)
-        run = {"argv": argv, "status": done.status, "mtu_bytes": client.mtu_bytes}
+        run = {
+            "argv": argv,
+            "status": done.status,
+            "mtu_bytes": client.mtu_bytes,
+            "dialled": server.dialling(running.port),
+        }
         return {
             DOCUMENT: done.stdout,
             ERRORS: done.stderr,
@@ -90,9 +102,10 @@ class _Iperf3(ABC):
     def client_argv(
         self, flow: Flow, client: Endpoint, server: Endpoint, *, port: int
     ) -> list[str]:
-        """The client's command, network namespace left out."""
+        """The client's command, network namespace left out; ``port`` is the server's own."""
         interval_s = _INTERVAL_S if flow.duration_s >= _MANY_S else _FINE_INTERVAL_S
-        argv = ["iperf3", "-J", "-c", server.address, "-p", str(port), "-B", client.address]
+        argv = ["iperf3", "-J", "-c", server.dialled_address, "-p", str(server.dialled_port(port))]
+        argv += ["-B", client.address]
         argv += ["-t", str(flow.duration_s), "-O", str(flow.omit_s), "-i", f"{interval_s:g}"]
         argv += ["-P", str(flow.streams), "--connect-timeout", str(_CONNECT_MS)]
         if flow.direction is Direction.REVERSE:
@@ -118,7 +131,8 @@ class _Iperf3(ABC):
         reason, detail = outcome.reason, outcome.detail
         if reason is None and (other := self._mismatch(flow, outcome)):
             reason, detail = Reason.MISMATCH, other
-        facts = (Fact("", "iperf3_version", outcome.version),) if outcome.version else ()
+        said = {"iperf3_version": outcome.version, "dialled": run.get("dialled")}
+        facts = tuple(Fact("", name, str(value)) for name, value in said.items() if value)
         if reason is not None:
             return Reading(Status.FAILED, sentence(reason, detail), facts=facts)
         return Reading(

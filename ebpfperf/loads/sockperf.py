@@ -13,9 +13,11 @@ sockperf 3.7 leaves out its own first 400 ms and last 50 ms. It waits 2.3 s what
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from ebpfperf.histograms import FINE, quantile
 from ebpfperf.loads import PORTS
 from ebpfperf.loads.reasons import Reason, sentence
-from ebpfperf.loads.serving import NOT_FOUND, connected, missing, run_client, serving
+from ebpfperf.loads.serving import NOT_FOUND, Server, connected, missing, run_client, serving
 from ebpfperf.model import Direction, Fact, Flow, Reading, Status
 from ebpfperf.units import NS_PER_S
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ebpfperf.remote import Node
 
 LOG, TEXT, SERVER = "sockperf-log.csv.gz", "sockperf.txt", "sockperf-server.txt"
+RUN = "sockperf.run"
 _PACKAGE = "sockperf"
 _DEFAULT_BYTES, _SMALLEST_BYTES = 64, 14
 _TOOL_WAITS_S = 2.3
@@ -89,29 +92,32 @@ class RequestResponse:
             return "sockperf sets neither congestion control nor segment size."
         return None
 
+    def serve(
+        self, flow: Flow, server: Endpoint, nodes: Mapping[str, Node]
+    ) -> AbstractContextManager[Server]:
+        """A ``sockperf server`` of the flow's transport."""
+
+        def command(port: int) -> list[str]:
+            # stdbuf: it never flushes its words into a pipe by itself.
+            bound = ["-i", server.address, "-p", str(port)]
+            return ["stdbuf", "-oL", "sockperf", "server", *_transport(flow), *bound]
+
+        return serving(
+            connected(nodes, server),
+            server,
+            command=command,
+            ports=server.reachable(PORTS[self.name]),
+            ready=b"to block on socket",
+            package=_PACKAGE,
+        )
+
     def drive(
         self, flow: Flow, client: Endpoint, server: Endpoint, nodes: Mapping[str, Node]
     ) -> dict[str, bytes]:
-        """The full log, compressed; the client's and the server's words."""
-        sender, receiver = connected(nodes, client), connected(nodes, server)
-        tcp = ["--tcp"] if flow.transport == "tcp" else []
-
-        def serve(port: int) -> list[str]:
-            # stdbuf: it never flushes its words into a pipe by itself.
-            bound = ["-i", server.address, "-p", str(port)]
-            return ["stdbuf", "-oL", "sockperf", "server", *tcp, *bound]
-
-        with serving(
-            receiver,
-            server,
-            command=serve,
-            ports=PORTS[self.name],
-            ready=b"to block on socket",
-            package=_PACKAGE,
-        ) as running:
-            argv = ["sockperf", "ping-pong", *tcp, "-i", server.address]
-            argv += ["-p", str(running.port), "--client_ip", client.address]
-            argv += ["-m", str(flow.message_bytes or _DEFAULT_BYTES), "-t", str(_run_s(flow))]
+        """The full log, compressed; the client's and the server's words; what was dialled."""
+        sender = connected(nodes, client)
+        with self.serve(flow, server, nodes) as running:
+            argv = self.client_argv(flow, client, server, port=running.port)
             done = run_client(
                 sender,
                 ["sh", "-c", _CLIENT, "client", *client.within(argv)],
@@ -122,7 +128,20 @@ class RequestResponse:
             said = running.stop()
         if f"status={NOT_FOUND}" in done.stderr.decode("utf-8", "replace"):
             raise missing(sender.name, _PACKAGE)
-        return {LOG: done.stdout, TEXT: done.stderr, SERVER: said}
+        run = {"argv": argv, "dialled": server.dialling(running.port)}
+        return {LOG: done.stdout, TEXT: done.stderr, SERVER: said, RUN: json.dumps(run).encode()}
+
+    def client_argv(
+        self, flow: Flow, client: Endpoint, server: Endpoint, *, port: int
+    ) -> list[str]:
+        """The client's command, network namespace left out; ``port`` is the server's own."""
+        argv = ["sockperf", "ping-pong", *_transport(flow), "-i", server.dialled_address]
+        argv += ["-p", str(server.dialled_port(port)), "--client_ip", client.address]
+        return [
+            *argv,
+            *("-m", str(flow.message_bytes or _DEFAULT_BYTES)),
+            *("-t", str(_run_s(flow))),
+        ]
 
     def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
         """Requests, their rate and percentiles of the round trip; or the reason for none.
@@ -136,6 +155,8 @@ class RequestResponse:
             Fact("", "sockperf_version", found[1])
             for found in re.finditer(r"version #(\S+)", words)
         )
+        if dialled := json.loads(raw.get(RUN) or b"{}").get("dialled"):
+            facts += (Fact("", "dialled", str(dialled)),)
         rows, problem, detail = _rows(raw.get(LOG, b""), words)
         if rows is None:
             return Reading(Status.FAILED, sentence(problem, detail), facts=facts)
@@ -161,6 +182,10 @@ class RequestResponse:
             assert found is not None
             metrics[f"rr_{name}_ns"] = found.value_ns
         return Reading(metrics=metrics, histograms=bins, facts=facts)
+
+
+def _transport(flow: Flow) -> list[str]:
+    return ["--tcp"] if flow.transport == "tcp" else []
 
 
 def _run_s(flow: Flow) -> int:

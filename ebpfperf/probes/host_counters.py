@@ -45,6 +45,7 @@ class HostCounters:
     def __init__(self) -> None:
         self._nodes: Mapping[str, Node] = {}
         self._ends: dict[str, Endpoint] = {}
+        self._between: str | None = None
         self._before: dict[str, bytes] = {}
 
     def attach(self, nodes: Mapping[str, Node]) -> tuple[Fact, ...]:
@@ -53,17 +54,21 @@ class HostCounters:
         return ()
 
     def arm(self, flow: Flow, client: Endpoint, server: Endpoint) -> None:
-        """Read the counters of both ends' nodes."""
+        """Read the counters of both ends' nodes, and of a node between them that forwards."""
         self._ends = {"client": client, "server": server}
+        front = server.front
+        self._between = front.node if front and front.node not in (server.node, "") else None
         self._before = self._read()
 
     def collect(self) -> dict[str, bytes]:
         """What was printed before and after, per node, and where the ends are."""
         after = self._read()
-        where = {
+        where: dict[str, dict[str, Any]] = {
             end: {"node": e.node, "pid": e.netns_pid, "device": e.device}
             for end, e in self._ends.items()
         }
+        if self._between:
+            where["between"] = {"node": self._between}
         raw = {ENDS: json.dumps(where).encode()}
         for node in after:
             raw[_file(node, "before")] = self._before[node]
@@ -105,6 +110,8 @@ class HostCounters:
         for end in self._ends.values():
             paths = wanted.setdefault(end.node, list(_KERNEL_FILES))
             paths += [path for path in net_files(end.netns_pid) if path not in paths]
+        if self._between:
+            wanted.setdefault(self._between, list(_KERNEL_FILES))
         missing = [node for node in wanted if node not in self._nodes]
         if missing:
             raise ProbeError(
@@ -161,7 +168,7 @@ def _reading(
             ("softnet_squeezed", after.softnet_squeezed - before.softnet_squeezed),
         ):
             samples.append(_sample(node, metric, "1", change, at_s=window_s))
-    ends = {end: _End(place, pairs[place["node"]]) for end, place in where.items()}
+    ends = {end: _End(where[end], pairs[where[end]["node"]]) for end in ("client", "server")}
     for end, found in ends.items():
         samples += found.samples(end)
     busy_s = sum(s for mode, s in modes.items() if mode not in ("idle", "iowait", "steal"))

@@ -8,7 +8,7 @@ stdout. The script travels as the first line of its stdin: no file is written on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.resources import files
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ebpfperf.remote import Node, Stream
 
 RAW = "tcp_rtt.json"
+ANY = "0.0.0.0"
 # A line that is JSON text of the script, then the script's own conversation.
 _BOOT = "import json, sys; exec(compile(json.loads(sys.stdin.readline()), 'tcp_rtt.py', 'exec'))"
 _COMMAND = ("/usr/bin/python3", "-u", "-c", _BOOT)
@@ -202,11 +203,25 @@ def senders(flow: Flow) -> tuple[str, ...]:
 
 
 def filter_of(flow: Flow, end: str, *, here: Endpoint, there: Endpoint) -> dict[str, Any]:
-    """What the node script counts for one end: addresses, the server's ports, the warm-up, ACKs."""
-    ports = PORTS[flow.load]
+    """What the node script counts for one end: addresses, the server's ports, the warm-up, ACKs.
+
+    Through a Service each end sees what its own socket sees. The server: its own address and port,
+    and a peer that may be a node (masquerade). The client in a pod: the Service's address, or the
+    server's where the connection is turned at connect(2), and in both cases the server's port. The
+    client outside: the node's address and a node port. Peers that may be either are ``ANY``.
+    """
+    ports: Sequence[int] = PORTS[flow.load]
+    server = there if end == "client" else here
+    remote = there.address
+    if server.front is not None:
+        ports = server.reachable(ports)
+        remote = ANY
+        if end == "client" and server.front.node:
+            ports = sorted(map(server.dialled_port, ports))
+            remote = server.front.address
     return {
         "local": here.address,
-        "remote": there.address,
+        "remote": remote,
         "first_port": ports[0],
         "last_port": ports[-1],
         "server": end == "server",

@@ -30,7 +30,7 @@ SHARED = {
 MEASURE = {
     "plan", "campaign_file", "remote", "remote_session", "remote_stream", "recorder", "replay",
     "ssh_config", "ssh_connection", "kube",
-    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
+    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster", "services", "fronts",
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
     "probes", "runner", "watching", "progress", "interruption", "node_list",
 }  # fmt: skip

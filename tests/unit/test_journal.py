@@ -251,6 +251,7 @@ def test_the_file_is_json_with_paths_and_no_secret(tmp_path: Path) -> None:
         "context",
         "ssh_config",
         "client_node",
+        "external_client",
         "server_node",
         "namespace",
         "ippools",

@@ -31,7 +31,7 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 PROGRAM = r"""
 #include <uapi/linux/ptrace.h>
 struct filter {
-    u32 local, remote;              /* IPv4, network byte order */
+    u32 local, remote;              /* IPv4, network byte order; remote 0: any */
     u16 first, last;                /* the server's ports, host byte order */
     u32 server;                     /* 1: the server's port is the local one */
     u64 omit_ns;
@@ -82,7 +82,7 @@ TRACEPOINT_PROBE(tcp, tcp_probe)
     for (u32 slot = 0; slot < SLOTS; slot++) {
         u32 key = slot;
         struct filter *f = filters.lookup(&key);
-        if (!f || !f->armed || f->local != local || f->remote != remote)
+        if (!f || !f->armed || f->local != local || (f->remote && f->remote != remote))
             continue;
         u16 port = f->server ? local_port : remote_port;
         if (port < f->first || port > f->last)
