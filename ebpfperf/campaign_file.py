@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from ebpfperf import loads, model, probes, units
+from ebpfperf import factors, loads, model, probes, units
 from ebpfperf.errors import PlanError
 
 Place = tuple[str | int, ...]
@@ -92,13 +91,17 @@ class CampaignEntry(_Strict):
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 1
     blocks: Annotated[int, Field(ge=1, le=1000)] = 8
-    baseline: str
+    baseline: str | dict[str, Any]
     margin_pct: Annotated[float, Field(gt=0, lt=100, strict=False)] = 5.0
     level: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     cluster: ClusterEntry = ClusterEntry()
-    treatments: Annotated[
-        list[Annotated[TreatmentEntry, BeforeValidator(_named_overlay)]], Field(min_length=2)
-    ]
+    treatments: (
+        Annotated[
+            list[Annotated[TreatmentEntry, BeforeValidator(_named_overlay)]], Field(min_length=2)
+        ]
+        | None
+    ) = None
+    factors: Any = None
     flows: Annotated[list[FlowEntry], Field(min_length=1)]
     probes: list[str] = []
 
@@ -127,7 +130,8 @@ def load(path: str | Path) -> model.Campaign:
         entry = CampaignEntry.model_validate(data)
     except ValidationError as error:
         raise _explain(source, error) from None
-    campaign = _campaign(entry)
+    treatments, baseline = _treatments(source, entry)
+    campaign = _campaign(entry, treatments, baseline=baseline)
     _check(source, campaign)
     return campaign
 
@@ -287,17 +291,42 @@ def _nearest(given: object, known: Sequence[str]) -> str:
     return f"Known: {', '.join(known)}."
 
 
-def _campaign(entry: CampaignEntry) -> model.Campaign:
+def _treatments(source: _Source, entry: CampaignEntry) -> tuple[tuple[model.Treatment, ...], str]:
+    """The treatments, however they are written, and the baseline's name."""
+    if (entry.treatments is None) is (entry.factors is None):
+        if entry.factors is not None:
+            what = "stand beside treatments, which say the same in another way"
+            raise source.error(("factors",), what, "Keep one of the two sections.")
+        raise source.error((), "lacks the key treatments", "Add: treatments: … or factors: …")
+    if entry.treatments is not None:
+        if not isinstance(entry.baseline, str):
+            what = "names levels, and this campaign has no factors"
+            raise source.error(("baseline",), what, "Give a treatment's name.")
+        return tuple(
+            model.Treatment(t.name, t.overlay, t.scope, tuple(sorted(t.felix.items())), t.dataplane)
+            for t in entry.treatments
+        ), entry.baseline
+    section = "factors"
+    try:
+        made = factors.treatments(entry.factors)
+        section, name = "baseline", entry.baseline
+        if not isinstance(name, str):
+            name = factors.baseline(name, made)
+    except factors.Misfit as misfit:
+        raise source.error((section, *misfit.place), misfit.what, misfit.remedy) from None
+    return tuple(treatment for _, treatment in made.values()), name
+
+
+def _campaign(
+    entry: CampaignEntry, treatments: tuple[model.Treatment, ...], *, baseline: str
+) -> model.Campaign:
     cluster = entry.cluster.model_dump()
     return model.Campaign(
         name=entry.campaign,
         seed=entry.seed,
         blocks=entry.blocks,
-        baseline=entry.baseline,
-        treatments=tuple(
-            model.Treatment(t.name, t.overlay, t.scope, tuple(sorted(t.felix.items())), t.dataplane)
-            for t in entry.treatments
-        ),
+        baseline=baseline,
+        treatments=treatments,
         flows=tuple(model.Flow(**flow.model_dump()) for flow in entry.flows),
         probes=tuple(entry.probes),
         margin_pct=entry.margin_pct,
@@ -372,11 +401,12 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
 
 
 def _check_felix(source: _Source, index: int, treatment: model.Treatment) -> None:
-    """Field names that could be Calico's, and no field that ``dataplane`` sets already."""
-    for name, _ in treatment.felix:
+    """Fields and levels that could be Calico's, and no field that ``dataplane`` sets already."""
+    for name, value in treatment.felix:
         place: Place = ("treatments", index, "felix", name)
-        if re.fullmatch(r"[a-z][A-Za-z0-9]*", name) is None:
-            raise source.error(place, "cannot be a Felix field", "Write it as in vxlanEnabled.")
+        problem = factors.field_problem(name) or factors.level_problem(name, value)
+        if problem is not None:
+            raise source.error(place, *problem)
         if name == "bpfEnabled" and treatment.dataplane is not None:
             raise source.error(place, "is what dataplane sets", "Keep one of the two.")
 

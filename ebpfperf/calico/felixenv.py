@@ -29,6 +29,16 @@ def variable(field: str) -> str:
     return f"FELIX_{_INTERNAL.get(field, field)}".upper()
 
 
+def resource_field(name: str) -> str | None:
+    """The resource field that an internal or environment name stands for, where they differ.
+
+    ``ipInIpEnabled``, ``IpInIpEnabled`` and ``FELIX_IPINIPENABLED`` all mean ``ipipEnabled``, which
+    alone is a field of the resource; None for any other name.
+    """
+    plain = name.upper().removeprefix("FELIX_")
+    return next((field for field, own in _INTERNAL.items() if own.upper() == plain), None)
+
+
 def environment(pod: Mapping[str, Any], fields: Iterable[str]) -> dict[str, str | None]:
     """Field → its text in a calico-node pod's environment, for those of ``fields`` that it sets.
 

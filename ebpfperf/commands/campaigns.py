@@ -203,6 +203,38 @@ def _print_order(trials: tuple[Trial, ...]) -> None:
     printing.table(columns, rows, numeric=("order", "block"))
 
 
+def _treatments(campaign: Campaign) -> list[dict[str, object]]:
+    """What each treatment sets: the fields that it does not name stay as they are found."""
+    return [
+        {
+            "treatment": treatment.name,
+            "baseline": treatment.name == campaign.baseline,
+            "overlay": str(treatment.overlay),
+            "scope": str(treatment.scope),
+            "dataplane": str(treatment.dataplane) if treatment.dataplane else None,
+            "felix": dict(treatment.felix),
+        }
+        for treatment in campaign.treatments
+    ]
+
+
+def _print_treatments(campaign: Campaign) -> None:
+    from ebpfperf.factors import spell
+
+    rows = [
+        [
+            f"{one.name} (baseline)" if one.name == campaign.baseline else one.name,
+            one.overlay,
+            one.scope,
+            one.dataplane or "as found",
+            ", ".join(f"{field}: {spell(value)}" for field, value in one.felix) or "as found",
+        ]
+        for one in campaign.treatments
+    ]
+    columns = ["treatment", "overlay", "scope", "dataplane", "Felix fields"]
+    printing.table(columns, rows)
+
+
 def _dry_run(campaign: Campaign, *, json: bool) -> None:
     from ebpfperf import mutations, units
     from ebpfperf import plan as planning
@@ -216,8 +248,16 @@ def _dry_run(campaign: Campaign, *, json: bool) -> None:
             {**row, "changes": [mutations.describe(call) for call in calls]}
             for row, (_, calls) in zip(_order(trials), planned, strict=True)
         ]
-        printing.as_json({"trials": changes, "restore": restoring, "estimate_s": estimate_s})
+        printing.as_json(
+            {
+                "treatments": _treatments(campaign),
+                "trials": changes,
+                "restore": restoring,
+                "estimate_s": estimate_s,
+            }
+        )
         return
+    _print_treatments(campaign)
     for trial, calls in planned:
         for call in calls:
             printing.sentence(f"          {mutations.describe(call)}")

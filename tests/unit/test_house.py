@@ -28,8 +28,8 @@ SHARED = {
     "records",
 }
 MEASURE = {
-    "plan", "campaign_file", "remote", "remote_session", "remote_stream", "recorder", "replay",
-    "ssh_config", "ssh_connection", "kube",
+    "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
+    "replay", "ssh_config", "ssh_connection", "kube",
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster", "services", "fronts",
     "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
     "probes", "runner", "watching", "progress", "interruption", "node_list",
