@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
@@ -13,12 +12,13 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from lab.namespaces import LIMIT_S, eventually, pause, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
@@ -32,12 +32,9 @@ from ebpfperf.mutations import Mutation
 
 pytestmark = pytest.mark.lab
 
-T = TypeVar("T")
-
 POOL = "default-ipv4-ippool"
 PORT = 5201
 PRIME = 101
-LIMIT_S = 20.0
 OVERHEAD = {"none": 0, "ipip": 20, "vxlan": 50}
 MODES = {
     "none": {"ipipMode": "Never", "vxlanMode": "Never"},
@@ -45,7 +42,6 @@ MODES = {
     "vxlan": {"ipipMode": "Never", "vxlanMode": "Always"},
 }
 DEVICES = {"none": "ens11", "ipip": "tunl0", "vxlan": "vxlan.calico"}
-_CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
 
@@ -139,15 +135,6 @@ class Cluster:
         return found[0] if found else None
 
 
-def pause(node: LabNode, uid: str) -> int:
-    """Pid of the only process of a pod, found where kubelet puts it."""
-    (file,) = node.cgroup.glob(
-        f"kubepods.slice/kubepods-besteffort.slice/*pod{uid.replace('-', '_')}.slice/*/cgroup.procs"
-    )
-    (pid,) = file.read_text().split()
-    return int(pid)
-
-
 def cgroup(node: LabNode, pid: int) -> Path:
     """The cgroup of a pod's process, as the host sees it."""
     (line,) = [one for one in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
@@ -160,17 +147,6 @@ def inside(pid: int, *argv: str) -> str:
     return subprocess.run(
         entered, check=True, capture_output=True, text=True, timeout=LIMIT_S
     ).stdout
-
-
-def eventually(what: str, condition: Callable[[], T]) -> T:
-    """What ``condition`` gives as soon as it gives something."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        if found := condition():
-            return found
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {LIMIT_S:g} s: {what}")
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -237,32 +213,7 @@ def shows(cluster: Cluster, node: str, mode: str) -> bool:
     return (tunl, "vxlan.calico" in links) == (mode == "ipip", mode == "vxlan")
 
 
-# ---------------------------------------------------------------- sockets in other namespaces
-
-
-def socket_in(pid: int, *arguments: int) -> socket.socket:
-    """A socket that lives in the network namespace of a process."""
-    made: list[socket.socket | OSError] = []
-
-    def make() -> None:
-        try:
-            with open(f"/proc/{pid}/ns/net") as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "setns")
-            made.append(socket.socket(*arguments))
-        except OSError as error:
-            made.append(error)
-
-    # setns moves only the calling thread, which then ends.
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    (outcome,) = made
-    if isinstance(outcome, OSError):
-        raise outcome
-    outcome.settimeout(LIMIT_S)
-    outcome.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return outcome
+# ------------------------------------------------------------------------------ on the wire
 
 
 @contextlib.contextmanager

@@ -1,0 +1,64 @@
+"""Sockets and processes in the namespaces of a lab, and waiting for what it comes to."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from ebpfperf.lab.nodes import LabNode
+
+T = TypeVar("T")
+
+LIMIT_S = 20.0
+_CLONE_NEWNET = 0x40000000
+
+
+def pause(node: LabNode, uid: str) -> int:
+    """Pid of the only process of a pod, found where kubelet puts it."""
+    (file,) = node.cgroup.glob(
+        f"kubepods.slice/kubepods-besteffort.slice/*pod{uid.replace('-', '_')}.slice/*/cgroup.procs"
+    )
+    (pid,) = file.read_text().split()
+    return int(pid)
+
+
+def eventually(what: str, condition: Callable[[], T]) -> T:
+    """What ``condition`` gives as soon as it gives something."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        if found := condition():
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {LIMIT_S:g} s: {what}")
+        time.sleep(0.05)
+
+
+def socket_in(pid: int, *arguments: int) -> socket.socket:
+    """A socket that lives in the network namespace of a process."""
+    made: list[socket.socket | OSError] = []
+
+    def make() -> None:
+        try:
+            with open(f"/proc/{pid}/ns/net") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.socket(*arguments))
+        except OSError as error:
+            made.append(error)
+
+    # setns moves only the calling thread, which then ends.
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    (outcome,) = made
+    if isinstance(outcome, OSError):
+        raise outcome
+    outcome.settimeout(LIMIT_S)
+    outcome.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return outcome
