@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ebpfperf import metrics, stats, tables
-from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, label_ends, looks, tidy
+from ebpfperf import compare, metrics, stats, tables
+from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, Look, label_ends, looks, tidy
 from ebpfperf.compare import baseline_first
 from ebpfperf.model import Campaign, Flow, Status
 
@@ -49,14 +50,7 @@ def forest(
             heads.append(len(labels))
             labels.append(head)
         place = len(labels)
-        if not math.isnan(row["low"]):
-            ends = [max(row["low"], 1 / widest), min(row["high"], widest)]
-            axes.plot(ends, [place, place], color=look.colour, linewidth=2.2, solid_capstyle="butt")
-            for end, full, arrow in zip(ends, (row["low"], row["high"]), "<>", strict=True):
-                if end != full:
-                    axes.plot(end, place, arrow, color=look.colour, markersize=6)
-        middle = min(max(row["ratio"], 1 / widest), widest)
-        axes.plot(middle, place, look.marker, color=look.colour, markersize=7)
+        _whisker(axes, place, row, look=look, widest=widest)
         axes.annotate(
             f"{tables.percent(row['ratio'])}  {row['verdict']}",
             (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9,
@@ -68,12 +62,7 @@ def forest(
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlabel(f"Change against {campaign.baseline}, percent (grey: within the margin)")
-    axes.set_xscale("log")
-    axes.set_xlim(1 / widest**1.03, widest**1.03)
-    axes.xaxis.set_major_locator(ticker.FixedLocator([1 + p / 100 for p in _ticks_pct(widest)]))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    _ratio_axis(axes, campaign, widest=widest)
     frame = pd.DataFrame(
         [
             {
@@ -141,6 +130,146 @@ def comparison(
     frame = pd.DataFrame(shown, columns=columns)
     title = f"{entry.label}, {entry.better.value} is better: every trial, centre and interval"
     return Chart(figure, title, f"{title}. {_said(effects, metric)}", frame)
+
+
+def expected(
+    trials: pd.DataFrame, found: pd.DataFrame, campaign: Campaign, *, metric: str
+) -> Chart:
+    """Each treatment's ratio to the baseline, every block's beside it, over where it was expected.
+
+    ``found`` is the frame of ``expectations``. Hatching covers the side on which the effect was
+    expected (or the margin, where none was); the words at the right say the same.
+    """
+    entry, style = metrics.metric(metric), looks(campaign)
+    rows = found[found["metric"].eq(metric) & found["ratio"].notna()].to_dict("records")
+    flows = list(dict.fromkeys(str(row["flow"]) for row in rows))
+    figure = Figure(
+        figsize=(WIDTH_IN, 1.0 + 0.42 * max(2, len(rows)) + 0.27 * len(flows)), layout="constrained"
+    )
+    axes = figure.subplots()
+    tidy(axes)
+    margin = 1 + campaign.margin_pct / 100
+    axes.axvspan(1 / margin, margin, color="#E9E9E9", zorder=0)
+    axes.axvline(1, color=FAINT, linewidth=1)
+    widest = _widest(rows, margin)
+    ticks: list[float] = []
+    labels: list[str] = []
+    heads: list[int] = []
+    place = -1.0
+    for flow in flows:
+        place += 0.85
+        heads.append(len(labels))
+        ticks.append(place)
+        labels.append(f"{flow} ({entry.label})")
+        table = compare.paired(trials, flow=flow, metric=metric)
+        for row in (row for row in rows if row["flow"] == flow):
+            place += 1
+            ticks.append(place)
+            labels.append(str(row["treatment"]))
+            look = style[str(row["treatment"])]
+            _hatch(axes, place, row, entry=entry, margin=margin, edge=widest**1.03)
+            blocks = table.reindex(columns=[campaign.baseline, str(row["treatment"])]).dropna()
+            ratios = (blocks[str(row["treatment"])] / blocks[campaign.baseline]).to_numpy(float)
+            axes.plot(
+                np.clip(ratios, 1 / widest, widest), np.full(ratios.size, place + 0.2),
+                look.marker, color=look.colour, alpha=0.55, markersize=4,
+            )  # fmt: skip
+            _whisker(axes, place - 0.12, row, look=look, widest=widest)
+            axes.annotate(
+                f"{tables.percent(row['ratio'])}  {row['verdict']}\n"
+                f"expected {row['expected']}: {row['agreement']}",
+                (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK,
+                fontsize=8,
+            )  # fmt: skip
+    axes.set_yticks(ticks, labels)
+    for head in heads:
+        axes.get_yticklabels()[head].set_fontweight("bold")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(place + 0.6, -0.6)
+    _ratio_axis(axes, campaign, widest=widest, hatched=True)
+    frame = pd.DataFrame(
+        [
+            {
+                "flow": row["flow"],
+                "treatment": row["treatment"],
+                "expected": row["expected"],
+                "change_pct": 100 * (row["ratio"] - 1),
+                "low_pct": 100 * (row["low"] - 1),
+                "high_pct": 100 * (row["high"] - 1),
+                "verdict": row["verdict"],
+                "agreement": row["agreement"],
+            }
+            for row in rows
+        ]
+    )
+    title = f"{entry.label}, {entry.better.value} is better: measured over where it was expected"
+    said = "; ".join(
+        f"{row['flow']} {row['treatment']} {tables.percent(row['ratio'])} "
+        f"({tables.interval(row['low'], row['high'])}), expected {row['expected']}: "
+        f"{row['agreement']}"
+        for row in rows
+    )
+    return Chart(figure, title, f"{title}. {said or 'Nothing yet'}.", frame)
+
+
+def expectations(
+    trials: pd.DataFrame, found: pd.DataFrame, campaign: Campaign
+) -> tuple[Chart, ...]:
+    """One chart of expected against measured for each headline metric that was measured."""
+    measured = [name for name in metrics.HEADLINE if found["metric"].eq(name).any()]
+    return tuple(expected(trials, found, campaign, metric=name) for name in measured)
+
+
+def _hatch(
+    axes: Axes,
+    place: float,
+    row: Mapping[Hashable, Any],
+    *,
+    entry: metrics.Metric,
+    margin: float,
+    edge: float,
+) -> None:
+    """Cover the part of a row in which the ratio was expected; nothing where none was."""
+    lower = (1 / edge, 1.0)
+    higher = (1.0, edge)
+    good, bad = (higher, lower) if entry.better is metrics.Better.HIGHER else (lower, higher)
+    spans = {
+        "none": [(1 / margin, margin)],
+        "slower": [bad],
+        "faster": [good],
+        "some": [(1 / edge, 1 / margin), (margin, edge)],
+    }
+    for left, right in spans.get(str(row["expected"]), []):
+        axes.fill_between(
+            [left, right], place - 0.42, place + 0.42,
+            facecolor="none", edgecolor="#B5B5B5", hatch="////", linewidth=0, zorder=0.5,
+        )  # fmt: skip
+
+
+def _whisker(
+    axes: Axes, place: float, row: Mapping[Hashable, Any], *, look: Look, widest: float
+) -> None:
+    """An estimate and its interval, with an arrow at an end that the axis does not reach."""
+    if not math.isnan(row["low"]):
+        ends = [max(row["low"], 1 / widest), min(row["high"], widest)]
+        axes.plot(ends, [place, place], color=look.colour, linewidth=2.2, solid_capstyle="butt")
+        for end, full, arrow in zip(ends, (row["low"], row["high"]), "<>", strict=True):
+            if end != full:
+                axes.plot(end, place, arrow, color=look.colour, markersize=6)
+    middle = min(max(row["ratio"], 1 / widest), widest)
+    axes.plot(middle, place, look.marker, color=look.colour, markersize=7)
+
+
+def _ratio_axis(axes: Axes, campaign: Campaign, *, widest: float, hatched: bool = False) -> None:
+    """Label a logarithmic axis of ratios in percent of change."""
+    key = "grey: within the margin" + ("; hatched: as expected" if hatched else "")
+    axes.set_xlabel(f"Change against {campaign.baseline}, percent ({key})")
+    axes.set_xscale("log")
+    axes.set_xlim(1 / widest**1.03, widest**1.03)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([1 + p / 100 for p in _ticks_pct(widest)]))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def comparisons(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ebpfperf import compare, metrics, tables
+from ebpfperf.expectations import AS_EXPECTED, CONTRADICTS, NO_EXPECTATION, UNDECIDED
 from ebpfperf.model import Campaign, Path, Status
 
 
@@ -177,6 +178,38 @@ def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
         f"Baseline {first['baseline']}: {entry.show(first['baseline_value'])}."
     )
     return Headline(lead, tuple((_change(row), tables.verdict(row)) for row in rows))
+
+
+def agreement(expected: pd.DataFrame) -> Sentences:
+    """How far what was measured is what was to be expected; contradictions by name, reasons once.
+
+    ``expected`` is the frame of ``expectations``; only headline metrics are counted.
+    """
+    kept = expected[expected["metric"].isin(metrics.HEADLINE)]
+    if kept.empty:
+        return Sentences(("No trial has given a number to hold against an expectation yet.",))
+    counts = kept["agreement"].value_counts()
+    words = (AS_EXPECTED, CONTRADICTS, UNDECIDED, NO_EXPECTATION)
+    said = [
+        f"Of {len(kept)} comparisons with the baseline: "
+        + ", ".join(f"{counts.get(word, 0)} {word}" for word in words)
+        + "."
+    ]
+    said += [
+        f"Contradicts: {metrics.metric(str(row['metric'])).label} of {row['flow']} under "
+        f"{row['treatment']} was expected to be {_EXPECTED[row['expected']]}, and is "
+        f"{_change(row | {'detectable_pct': float('nan')}).partition(' ')[2]}, "
+        f"{tables.verdict(row)}. {tables.grounds(row)}"
+        for row in kept[kept["agreement"].eq(CONTRADICTS)].to_dict("records")
+    ]
+    nothing = kept.loc[kept["agreement"].eq(NO_EXPECTATION), "why"].value_counts(sort=False)
+    said += [
+        f"No expectation ({count} of {len(kept)}): {reason}." for reason, count in nothing.items()
+    ]
+    return Sentences(tuple(said), "headline")
+
+
+_EXPECTED = {"none": "the same", "slower": "worse", "faster": "better", "some": "different"}
 
 
 def _change(row: Mapping[Hashable, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ebpfperf import metrics, units
+from ebpfperf.calico import flags
 from ebpfperf.model import Campaign, Flow, Status, Trial
 
 # Enough for a notebook's own page; the report's style sheet adds colours and stripes.
@@ -165,6 +166,67 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
         notes=tuple(notes),
         folded=not metric,
     )
+
+
+def expectations(found: pd.DataFrame, campaign: Campaign) -> Table:
+    """What was expected beside what was measured, of the headline metrics; reasons are lettered."""
+    kept = found[found["metric"].isin(metrics.HEADLINE)]
+    reasons: list[str] = []
+    rows = []
+    for row in kept.to_dict("records"):
+        reason = grounds(row)
+        reasons += [reason] if reason not in reasons else []
+        rows.append(
+            {
+                "flow": row["flow"],
+                "treatment": row["treatment"],
+                "expected": row["expected"],
+                "because": _letter(reasons.index(reason)),
+                "metric": metrics.metric(str(row["metric"])).label,
+                "change": percent(row["ratio"]),
+                "interval": interval(row["low"], row["high"]),
+                "verdict": verdict(row),
+                "agreement": row["agreement"],
+            }
+        )
+    return Table(
+        f"Expected against measured, each treatment against {campaign.baseline}",
+        pd.DataFrame(rows),
+        numeric=("change", "interval"),
+        notes=tuple(reasons),
+    )
+
+
+def grounds(row: Mapping[Hashable, Any]) -> str:
+    """Why a row of the expectations frame expects what it does, with its source."""
+    text = str(row["why"])
+    return f"{text[:1].upper()}{text[1:]}." + (
+        f" Source: {row['source']}." if row["source"] else ""
+    )
+
+
+def rules(release: str | None) -> Table:
+    """What a release of Calico does with each flag in eBPF mode; all releases where it is None."""
+    if release is None:
+        rows = list(flags.RULES)
+    else:
+        found = (flags.rule(flag, release) for flag in flags.LEVELS)
+        rows = [row for row in found if row is not None]
+    frame = pd.DataFrame(
+        [
+            {
+                "flag": row.flag,
+                "releases": row.releases,
+                "changes": row.changes,
+                "unset means": row.unset,
+                "ends the FIB short-cut": "true does" if row.ends_shortcut else "no",
+                "source": row.source,
+            }
+            for row in rows
+        ]
+    )
+    which = f"Calico {release}" if release else "Calico, by release"
+    return Table(f"What the flags do in eBPF mode: {which}", frame, folded=True)
 
 
 def _letter(number: int) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 from ebpfperf import histograms
 from ebpfperf.model import (
     Campaign,
+    Dataplane,
     Fact,
     Flow,
     Overlay,
@@ -56,6 +57,33 @@ CAMPAIGN = Campaign(
     probes=("tcp_rtt", "host_counters"),
     description="A made-up campaign with known effects.",
 )
+
+
+FLAGS_CAMPAIGN = Campaign(
+    name="synthetic-flags",
+    seed=11,
+    blocks=8,
+    baseline="ipip-false-log-off",
+    treatments=tuple(
+        Treatment(
+            f"ipip-{str(ipip).lower()}-{'log-off' if log == 'Off' else log.lower()}",
+            Overlay.NONE,
+            felix=(("bpfLogLevel", log), ("ipipEnabled", ipip)),
+            dataplane=Dataplane.EBPF,
+        )
+        for ipip in (False, True)
+        for log in ("Off", "Debug")
+    ),
+    flows=CAMPAIGN.flows,
+    probes=CAMPAIGN.probes,
+    description="A made-up campaign of flags: the log level costs 0.6, the lost short-cut 0.85.",
+)
+LEVEL_CARRIES = {("ipipEnabled", True): 0.85, ("bpfLogLevel", "Debug"): 0.6}
+
+
+def level_carries(treatment: Treatment) -> float:
+    """What a treatment's flags leave of the rate."""
+    return float(np.prod([LEVEL_CARRIES.get(level, 1.0) for level in treatment.felix]))
 
 
 def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
@@ -106,8 +134,9 @@ def _result(
     wobble = float(np.exp(generator.normal(0, noise)))
     overlay = trial.treatment.overlay.value
     host = trial.flow.path is Path.HOST_HOST
-    carries = drift * wobble * (1.0 if host else CARRIES[overlay])
-    takes = drift * wobble * (1.0 if host else TAKES[overlay])
+    flags = level_carries(trial.treatment)
+    carries = drift * wobble * (1.0 if host else CARRIES[overlay] * flags)
+    takes = drift * wobble * (1.0 if host else TAKES[overlay] / flags)
     minute, second = divmod(trial.order * 4, 60)
     common = TrialResult(
         trial,

@@ -30,9 +30,9 @@ SHARED = {
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
     "replay", "ssh_config", "ssh_connection", "kube",
-    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster", "services", "fronts",
-    "settling", "placement", "pods", "routing", "verify", "network_view", "facts", "loads",
-    "probes", "runner", "watching", "progress", "interruption", "node_list",
+    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
+    "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
+    "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
 }  # fmt: skip
 ANALYSE = {
     "stats", "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
