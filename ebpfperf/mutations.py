@@ -259,8 +259,8 @@ def describe(mutation: Mutation) -> str:
         line += f" on {mutation.body['spec']['nodeName']}"
     elif mutation.kind == "Service" and mutation.body is not None:
         spec = mutation.body["spec"]
-        ports = [f"{port['port']}/{port['protocol']}" for port in spec["ports"]]
-        line += f": {' '.join([*filter(None, [spec.get('type')]), *ports])}"
+        ports = dict.fromkeys(str(port["port"]) for port in spec["ports"])
+        line += f": {spec.get('type', 'node port')} for {', '.join(ports)}"
     return f"{line} ({mutation.why})" if mutation.why else line
 
 

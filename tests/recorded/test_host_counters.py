@@ -70,6 +70,26 @@ def test_nodes_of_one_boot_id_are_one_machine(case: str) -> None:
     )
 
 
+def test_a_node_that_forwards_in_between_counts_once() -> None:
+    """A machine of its own adds its seconds and no bits; one that is known already adds nothing."""
+    known, apart = raw("forward"), raw("forward")
+    ends = json.loads(known[ENDS])
+    for found, node in ((known, "node-2"), (apart, "node-3")):
+        found[ENDS] = json.dumps({**ends, "between": {"node": node}}).encode()
+    for when in ("before", "after"):
+        apart[f"host_counters.node-3.{when}.txt"] = re.sub(
+            rb"\w{8}-\w{4}-\w{4}-\w{4}-\w{12}",
+            b"another",
+            apart[f"host_counters.node-1.{when}.txt"],
+        )
+    alone = parse("forward").metrics
+    assert parse("forward", known).metrics == alone
+    with_it = parse("forward", apart).metrics
+    assert with_it["cpu_s"] == pytest.approx(2 * alone["cpu_s"])
+    assert with_it["cpu_s_per_gbit"] == pytest.approx(2 * alone["cpu_s_per_gbit"])
+    assert with_it["tcpext_retransmits"] == alone["tcpext_retransmits"]
+
+
 def test_processor_seconds_per_gigabit_are_over_what_the_ends_received() -> None:
     bits = 8 * (received("forward", "node-1") + received("forward", "node-2"))
     metrics = parse("forward").metrics
