@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from ebpfperf import compare, metrics, stats, tables
 from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, Look, label_ends, looks, tidy
 from ebpfperf.compare import baseline_first
+from ebpfperf.expectations import NO_EXPECTATION
 from ebpfperf.model import Campaign, Flow, Status
 
 
@@ -100,7 +101,9 @@ def comparison(
     usable, flows = _usable(trials, campaign, entry)
     names = baseline_first(campaign)
     width = min(WIDTH_IN, 1.2 + 3.2 * max(1, len(flows)))
-    figure = Figure(figsize=(width, 3.2), layout="constrained")
+    upright = max(map(len, names)) * len(names) > _LEVEL_CHARACTERS
+    height = 3.2 + (0.08 * max(map(len, names)) if upright else 0)
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(1, max(1, len(flows)), squeeze=False)[0]
     shown = []
     for axes, flow in zip(panels, flows, strict=False):
@@ -122,6 +125,8 @@ def comparison(
             )  # fmt: skip
             shown.append((flow.name, name, centre, low, high, values.size))
         axes.set_xticks(range(len(names)), names)
+        if upright:
+            axes.tick_params(axis="x", labelrotation=90)
         axes.set_xlim(-0.5, len(names) - 0.4)
         axes.set_title(f"{flow.name} ({flow.path.value})", fontsize=10, loc="left")
     if flows:
@@ -176,8 +181,7 @@ def expected(
             )  # fmt: skip
             _whisker(axes, place - 0.12, row, look=look, widest=widest)
             axes.annotate(
-                f"{tables.percent(row['ratio'])}  {row['verdict']}\n"
-                f"expected {row['expected']}: {row['agreement']}",
+                f"{tables.percent(row['ratio'])}  {row['verdict']}\n{_outcome(row)}",
                 (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK,
                 fontsize=8,
             )  # fmt: skip
@@ -206,8 +210,7 @@ def expected(
     title = f"{entry.label}, {entry.better.value} is better: measured over where it was expected"
     said = "; ".join(
         f"{row['flow']} {row['treatment']} {tables.percent(row['ratio'])} "
-        f"({tables.interval(row['low'], row['high'])}), expected {row['expected']}: "
-        f"{row['agreement']}"
+        f"({tables.interval(row['low'], row['high'])}), {_outcome(row)}"
         for row in rows
     )
     return Chart(figure, title, f"{title}. {said or 'Nothing yet'}.", frame)
@@ -219,6 +222,13 @@ def expectations(
     """One chart of expected against measured for each headline metric that was measured."""
     measured = [name for name in metrics.HEADLINE if found["metric"].eq(name).any()]
     return tuple(expected(trials, found, campaign, metric=name) for name in measured)
+
+
+def _outcome(row: Mapping[Hashable, Any]) -> str:
+    """``"expected slower: as expected"``; ``"no expectation (void)"`` where there is none."""
+    if row["agreement"] == NO_EXPECTATION:
+        return f"{NO_EXPECTATION} ({row['expected']})"
+    return f"expected {row['expected']}: {row['agreement']}"
 
 
 def _hatch(
@@ -342,6 +352,8 @@ def _usable(
     return usable, flows
 
 
+# As many characters as stand side by side below one panel.
+_LEVEL_CHARACTERS = 36
 # Beyond a factor of three the arrow says enough; the numbers stand beside it.
 _WIDEST = 3.0
 _TICKS_PCT = (1, 2, 5, 10, 20, 50, 100, 200)

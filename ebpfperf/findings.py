@@ -189,11 +189,10 @@ def agreement(expected: pd.DataFrame) -> Sentences:
     if kept.empty:
         return Sentences(("No trial has given a number to hold against an expectation yet.",))
     counts = kept["agreement"].value_counts()
-    words = (AS_EXPECTED, CONTRADICTS, UNDECIDED, NO_EXPECTATION)
     said = [
-        f"Of {len(kept)} comparisons with the baseline: "
-        + ", ".join(f"{counts.get(word, 0)} {word}" for word in words)
-        + "."
+        f"Of {len(kept)} comparisons with the baseline, {counts.get(AS_EXPECTED, 0)} came out as "
+        f"expected, {counts.get(CONTRADICTS, 0)} contradict it, {counts.get(UNDECIDED, 0)} are "
+        f"undecided, and for {counts.get(NO_EXPECTATION, 0)} there is no expectation."
     ]
     said += [
         f"Contradicts: {metrics.metric(str(row['metric'])).label} of {row['flow']} under "

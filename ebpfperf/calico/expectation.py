@@ -285,8 +285,9 @@ def _mtu(
     if not fills:
         return [Expectation(Kind.NONE, f"{why}, which its messages do not fill", _MTU_RULE)]
     kind = Kind.SLOWER if after < before else Kind.FASTER
-    return [Expectation(kind, f"{why}, so as many bytes take another number of packets",
-                        _MTU_RULE, small=True)]  # fmt: skip
+    packets = "more" if after < before else "fewer"
+    why = f"{why}, so as many bytes take {packets} packets"
+    return [Expectation(kind, why, _MTU_RULE, small=True)]
 
 
 def _others(baseline: Effective, treatment: Effective) -> list[Expectation]:

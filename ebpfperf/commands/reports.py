@@ -18,14 +18,17 @@ from ebpfperf.errors import InputError
 def compare(directory: Folder, json: Json = False) -> None:
     """Show each treatment against the baseline, with intervals and verdicts."""
     from ebpfperf import compare as comparing
-    from ebpfperf import findings, tables
+    from ebpfperf import expectations, findings, tables
     from ebpfperf.store import Store
 
     store = Store.open(directory)
-    stored_facts = store.frame("facts")
-    effects = comparing.effects(store.frame("trials"), store.campaign, facts=stored_facts)
+    trials, stored_facts = store.frame("trials"), store.frame("facts")
+    effects = comparing.effects(trials, store.campaign, facts=stored_facts)
+    expected = expectations.judged(effects, trials, facts=stored_facts, campaign=store.campaign)
     if json:
-        printing.as_json([printing.record(row) for row in effects.to_dict("records")])
+        added = expected[["expected", "why", "source", "agreement"]]
+        both = effects.assign(**{str(name): added[name] for name in added})
+        printing.as_json([printing.record(row) for row in both.to_dict("records")])
         return
     for text in findings.notice(stored_facts).items:
         printing.sentence(text)
@@ -39,6 +42,8 @@ def compare(directory: Folder, json: Json = False) -> None:
     )
     for number, note in enumerate(shown.notes):
         printing.sentence(f"({chr(ord('a') + number)}) {note}")
+    for text in findings.agreement(expected).items:
+        printing.sentence(text)
 
 
 def report(
