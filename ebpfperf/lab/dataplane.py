@@ -53,13 +53,18 @@ class Tunl:
 
 @dataclass(frozen=True, slots=True)
 class Vxlan:
-    """``vxlan.calico`` as it must be; ``vteps`` are (peer's node, VTEP address, underlay IP)."""
+    """``vxlan.calico`` as it must be; ``vteps`` are (peer's node, VTEP address, underlay IP).
+
+    ``flow_based``: the device takes each packet's destination from the packet (``external``), as in
+    eBPF mode since v3.31.
+    """
 
     mtu_bytes: int
     address: str
     vni: int
     port: int
     vteps: tuple[tuple[str, str, str], ...]
+    flow_based: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def plan_routes(
         peer = by_name.get(owner)
         if peer is None:
             continue
-        near = scope is Scope.CROSS_SUBNET and _same_subnet(node, peer)
+        near = scope is Scope.CROSS_SUBNET and same_subnet(node, peer)
         if overlay is Overlay.NONE or near:
             routes.append(Route(str(cidr), untunnelled, _next_hop(node, peer), node.nic))
         elif overlay is Overlay.IPIP and tunnels.ipip:
@@ -122,7 +127,8 @@ def plan_routes(
     return tuple(routes)
 
 
-def _same_subnet(one: LabNode, other: LabNode) -> bool:
+def same_subnet(one: LabNode, other: LabNode) -> bool:
+    """Whether the nodes reach each other without a router."""
     network = ipaddress.IPv4Interface(f"{one.underlay_ip}/24").network
     return ipaddress.IPv4Address(other.underlay_ip) in network
 
@@ -133,7 +139,7 @@ def _next_hop(node: LabNode, peer: LabNode) -> str:
     A router knows pods only where it speaks BGP too. The lab's does not, so packets without overlay
     end there, as on an underlay that was not told.
     """
-    return peer.underlay_ip if _same_subnet(node, peer) else underlay.router(node.underlay_ip)
+    return peer.underlay_ip if same_subnet(node, peer) else underlay.router(node.underlay_ip)
 
 
 class Dataplane:
@@ -171,16 +177,16 @@ class Dataplane:
     def _vxlan_up(self, wish: Vxlan) -> None:
         node = self._node
         shown = node.run(["ip", "-d", "-j", "link", "show", VXLAN_DEVICE], check=False).strip()
-        if shown:
-            data = json.loads(shown)[0]["linkinfo"]["info_data"]
-            if (data["id"], data["port"]) != (wish.vni, wish.port):
-                node.run(["ip", "link", "del", VXLAN_DEVICE])
-                shown = ""
+        if shown and not _is(json.loads(shown)[0]["linkinfo"]["info_data"], wish):
+            node.run(["ip", "link", "del", VXLAN_DEVICE])
+            shown = ""
         batch = []
         if not shown:
+            kind = f"type vxlan id {wish.vni} local {node.underlay_ip} dev {node.nic} nolearning"
+            if wish.flow_based:
+                kind = "type vxlan external"
             batch.append(
-                f"link add {VXLAN_DEVICE} address {vtep_mac(node.name)} type vxlan id {wish.vni} "
-                f"local {node.underlay_ip} dev {node.nic} dstport {wish.port} nolearning"
+                f"link add {VXLAN_DEVICE} address {vtep_mac(node.name)} {kind} dstport {wish.port}"
             )
         batch += [
             f"link set {VXLAN_DEVICE} mtu {wish.mtu_bytes} up",
@@ -191,6 +197,8 @@ class Dataplane:
             for peer, vtep, _ in wish.vteps
         ]
         node.run(["ip", "-batch", "-"], input="\n".join(batch))
+        if wish.flow_based:
+            return
         entries = [
             f"fdb replace {vtep_mac(peer)} dev {VXLAN_DEVICE} dst {underlay}"
             for peer, _, underlay in wish.vteps
@@ -209,3 +217,10 @@ class Dataplane:
         batch = [*stale, *(f"route replace {route.words()}" for route in wanted.values())]
         if batch:
             self._node.run(["ip", "-batch", "-"], input="\n".join(batch))
+
+
+def _is(data: Mapping[str, Any], wish: Vxlan) -> bool:
+    """Whether a device that is there is the one wanted; what cannot be changed decides."""
+    if bool(data.get("external")) != wish.flow_based or data["port"] != wish.port:
+        return False
+    return wish.flow_based or data["id"] == wish.vni

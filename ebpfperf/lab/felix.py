@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -26,7 +27,8 @@ from ebpfperf.calico.mtu import (
 )
 from ebpfperf.calico.releases import AUTO_MTU_FROM, full_version, minor
 from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab import felixlog
+from ebpfperf.lab import bpfplan, felixlog, kubelet, mapbytes
+from ebpfperf.lab.bpfplan import LocalPod
 from ebpfperf.lab.dataplane import (
     DEFAULT_PORT,
     DEFAULT_VNI,
@@ -36,11 +38,15 @@ from ebpfperf.lab.dataplane import (
     Vxlan,
     plan_routes,
 )
+from ebpfperf.lab.ebpf import Ebpf
+from ebpfperf.lab.ebpf import Wanted as Programs
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.poolflags import PoolFlags
+from ebpfperf.lab.services import service_ports
 from ebpfperf.lab.status import StatusError
+from ebpfperf.lab.sweeper import PERIOD_S, sweep
 from ebpfperf.model import Overlay
 
 RESTART_S = 2.0
@@ -50,16 +56,31 @@ RESYNC_S = 90.0
 _RETRY_S = 0.5
 _KEPT_LINES = 5000
 _MTU_FILE = "var/lib/calico/mtu"
+FAULT_ANNOTATION = "lab.ebpfperf/fault"
+UNSUPPORTED = "kernel-unsupported"
+FORWARDING_ANNOTATION = "lab.ebpfperf/forwarding"
+PLAIN, EMULATED = "plain kernel routing", "the lab's own eBPF programs"
+# felix/dataplane/linux/vxlan_mgr.go: in eBPF mode the device is told of each packet's way.
+_FLOW_BASED_FROM = (3, 31)
 _pids = itertools.count(101, 37)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What Felix read when it started: only another start takes a change up."""
+    """What Felix read when it started: only another start takes a change up.
+
+    ``fault`` is what the node's annotation says is broken there.
+    """
 
     spec: dict[str, Any]
     tunnels: Enabled
+    fault: str = ""
+
+    @property
+    def bpf(self) -> bool:
+        """Whether this Felix forwards by eBPF."""
+        return bool(self.spec.get("bpfEnabled")) and self.fault != UNSUPPORTED
 
 
 class Felix:
@@ -82,14 +103,24 @@ class Felix:
         # One of them is enough: the flags are the cluster's.
         self._flags = PoolFlags(store, self._version) if node.index == 1 else None
         self._dataplane = Dataplane(node)
+        self._ebpf = Ebpf(node)
+        self._backends: frozenset[tuple[bytes, int]] = frozenset()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._pid = 0
         self._config: Config | None = None
         self._host_mtu = 0
-        self._applied: Desired | None = None
+        self._applied: tuple[Desired, Programs | None] | None = None
         self._applied_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"felix-{node.name}", daemon=True)
+        self._sweeper = threading.Thread(
+            target=self._sweep, name=f"sweeper-{node.name}", daemon=True
+        )
+
+    @property
+    def bpf_active(self) -> bool:
+        """Whether the node forwards by eBPF now, or is about to."""
+        return self._config is not None and self._config.bpf
 
     @property
     def log_lines(self) -> list[str]:
@@ -99,12 +130,14 @@ class Felix:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+        self._sweeper.start()
 
     def stop(self) -> None:
         """End; devices and routes go with the node's namespace."""
         self._stopped.set()
         self._store.wake()
         self._thread.join(5.0)
+        self._sweeper.join(5.0)
         self._dataplane.close()
 
     def pod_mtu_bytes(self) -> int:
@@ -142,7 +175,12 @@ class Felix:
         default, own = (self._spec(name) for name in ("default", f"node.{self._node.name}"))
         spec = effective(default, own, {})
         pools = [pool["spec"] for pool in self._store.list("ippools")]
-        return Config(spec, enabled(spec, pools, self._version))
+        try:
+            meta = self._store.get("nodes", self._node.name)["metadata"]
+        except StatusError:
+            meta = {}
+        fault = (meta.get("annotations") or {}).get(FAULT_ANNOTATION, "")
+        return Config(spec, enabled(spec, pools, self._version), fault)
 
     def _spec(self, name: str) -> dict[str, Any]:
         try:
@@ -158,13 +196,7 @@ class Felix:
         if running == wanted:
             return
         if running is not None:
-            changes = felixlog.config_change(running.spec, wanted.spec, self._version)
-            for words in changes or [felixlog.encapsulation_change(self._version)]:
-                self._say(*words)
-            # Felix waits before it exits, so that one more change does not cost another restart.
-            self._stopped.wait(RESTART_S)
-            what = "config" if changes else "encapsulation"
-            self._say("WARNING", "daemon.go", 1216, f"Exiting for {what} change")
+            self._leave(running, wanted)
             wanted = self._read()
         self._pid = next(_pids)
         self._config = wanted
@@ -173,12 +205,19 @@ class Felix:
             "INFO", "daemon.go", 386, f"Felix starting up GOMAXPROCS=2 version={self._version}"
         )
         self._say("INFO", "daemon.go", 465, "Loading configuration...")
-        if wanted.spec.get("bpfEnabled"):
-            # The truth: this lab forwards by the kernel, so BPF mode is not to be had.
-            message = (
-                "BPF dataplane mode enabled but not supported by the kernel.  Disabling BPF mode."
-            )
-            self._say("ERROR", "daemon.go", 337, message)
+        for words in felixlog.bpf_start(wanted.spec, self._version, supported=wanted.bpf):
+            self._say(*words)
+
+    def _leave(self, running: Config, wanted: Config) -> None:
+        """Say why, and wait before the exit, so that one more change costs no other restart."""
+        changes = felixlog.config_change(running.spec, wanted.spec, self._version)
+        if not changes and running.tunnels == wanted.tunnels:
+            return  # a fault put in or taken out: the process just ends
+        for words in changes or [felixlog.encapsulation_change(self._version)]:
+            self._say(*words)
+        self._stopped.wait(RESTART_S)
+        what = "config" if changes else "encapsulation"
+        self._say("WARNING", "daemon.go", 1216, f"Exiting for {what} change")
 
     def _reconcile(self) -> None:
         """Bring the kernel to what is desired, where that changed or it is time to look again."""
@@ -189,11 +228,99 @@ class Felix:
         if not fresh:
             self._host_mtu = self._read_host_mtu(config.spec)
         desired = self._desired(config)
-        if fresh and desired == self._applied:
+        if self._applied is None or not fresh or desired != self._applied[0]:
+            self._dataplane.apply(desired)
+        programs = self._programs(config) if config.bpf else None
+        if fresh and (desired, programs) == self._applied:
             return
-        self._dataplane.apply(desired)
+        self._follow_programs(programs)
         self._write_mtu(self.pod_mtu_bytes())
-        self._applied, self._applied_at = desired, now
+        self._tell(EMULATED if config.bpf else PLAIN)
+        self._applied, self._applied_at = (desired, programs), now
+
+    def _follow_programs(self, programs: Programs | None) -> None:
+        """Put programs on, or take them off; they send from the node's address into its stack."""
+        if programs is None and not self._ebpf.active:
+            return
+        accept = f"net.ipv4.conf.all.accept_local={int(programs is not None)}"
+        self._node.run(["sysctl", "-qw", accept])
+        if programs is None:
+            self._ebpf.remove()
+        else:
+            self._ebpf.apply(programs)
+
+    def _programs(self, config: Config) -> Programs:
+        node = self._node
+        links = {
+            link["ifname"]: link["ifindex"]
+            for link in json.loads(node.run(["ip", "-j", "link", "show"]))
+        }
+        services = service_ports(self._store)
+        self._backends = frozenset(
+            (socket.inet_aton(backend.address), backend.port)
+            for port in services
+            for backend in port.backends
+        )
+        cluster = bpfplan.Cluster(
+            [pool["spec"] for pool in ipv4_pools(self._store)],
+            affine_blocks(self._store),
+            self._tunnel_addresses(config.tunnels),
+            services,
+        )
+        return bpfplan.plan(
+            node,
+            self._peers,
+            cluster,
+            self._pods(links),
+            spec=config.spec,
+            tunnels=config.tunnels,
+            links=links,
+            host_mtu=self._host_mtu,
+            release=self._version,
+        )
+
+    def _pods(self, links: dict[str, int]) -> list[LocalPod]:
+        """The node's pods that have an address and a device."""
+        found = []
+        for pod in self._store.list("pods"):
+            meta, address = pod["metadata"], (pod.get("status") or {}).get("podIP")
+            device = kubelet.device_name(meta["namespace"], meta["name"])
+            own = pod["spec"].get("nodeName") == self._node.name
+            if not own or pod["spec"].get("hostNetwork") or not address or device not in links:
+                continue
+            try:
+                deny = mapbytes.deny_list(meta.get("annotations") or {})
+            except ValueError as error:
+                self._say("WARNING", "int_dataplane.go", 2017, f"{meta['name']}: {error}")
+                deny = ()
+            found.append(LocalPod(device, links[device], address, deny))
+        return found
+
+    def _tunnel_addresses(self, tunnels: Enabled) -> list[tuple[str, str]]:
+        kinds = [Overlay.IPIP] * tunnels.ipip + [Overlay.VXLAN] * tunnels.vxlan
+        return [
+            (self._ipam.assign_tunnel(kind, node.name), node.name)
+            for kind in kinds
+            for node in (self._node, *self._peers)
+        ]
+
+    def _tell(self, forwarding: str) -> None:
+        """Let the node's object say how it forwards, where it does not."""
+        name = self._node.name
+        meta = self._store.get("nodes", name)["metadata"]
+        if (meta.get("annotations") or {}).get(FORWARDING_ANNOTATION) != forwarding:
+            patch = {"metadata": {"annotations": {FORWARDING_ANNOTATION: forwarding}}}
+            self._store.patch("nodes", name, patch)
+
+    def _sweep(self) -> None:
+        while not self._stopped.wait(PERIOD_S):
+            config, conntrack = self._config, self._ebpf.map("conntrack")
+            if config is None or conntrack is None:
+                continue
+            try:
+                sweep(conntrack, config.spec, self._version, self._backends)
+            except OSError as error:
+                _log.warning("sweeper %s: %s", self._node.name, error)
 
     def _desired(self, config: Config) -> Desired:
         spec, tunnels, node = config.spec, config.tunnels, self._node
@@ -216,6 +343,7 @@ class Felix:
                 int(spec.get("vxlanVNI") or DEFAULT_VNI),
                 int(spec.get("vxlanPort") or DEFAULT_PORT),
                 tuple((peer.name, vteps[peer.name], peer.underlay_ip) for peer in self._peers),
+                flow_based=config.bpf and minor(self._version) >= _FLOW_BASED_FROM,
             )
         routes = plan_routes(
             node,

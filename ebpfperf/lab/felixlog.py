@@ -57,5 +57,31 @@ def encapsulation_change(version: str) -> tuple[str, str, int, str]:
     return "WARNING", "daemon.go", 1147, message
 
 
+def bpf_start(
+    spec: Mapping[str, object], version: str, *, supported: bool
+) -> list[tuple[str, str, int, str]]:
+    """(level, file, line, message) of a start with ``bpfEnabled``; none without.
+
+    Sources: felix/daemon/daemon.go and felix/dataplane/linux/int_dataplane.go, v3.16.1 to HEAD.
+    """
+    if not spec.get("bpfEnabled"):
+        return []
+    if not supported:
+        message = "BPF dataplane mode enabled but not supported by the kernel.  Disabling BPF mode."
+        if minor(version) < (3, 30):
+            return [("ERROR", "daemon.go", 337, message)]
+        reason = "BPF syscall support is not available on this platform"
+        return [("ERROR", "daemon.go", 1608, f'{message} error="{reason}"')]
+    new = minor(version) >= (3, 29)
+    found = []
+    if spec.get("bpfKubeProxyIptablesCleanupEnabled", True):
+        layer = "iptables/nftables" if new else "iptables"
+        message = f"BPF enabled, configuring {layer} layer to clean up kube-proxy's rules."
+        found.append(("INFO", "int_dataplane.go", 671 if new else 313, message))
+    message = "BPF enabled, starting BPF endpoint manager and map manager."
+    found.append(("INFO", "int_dataplane.go", 1082 if new else 493, message))
+    return found
+
+
 def _text(value: object) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

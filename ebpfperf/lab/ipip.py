@@ -5,24 +5,21 @@ Which of the two it is can be seen on the node: ``ip -d link show tunl0`` says `
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import fcntl
-import hashlib
 import json
 import os
 import socket
 import struct
-import subprocess
-import threading
 from pathlib import Path
 
 from ebpfperf.errors import LabError
+from ebpfperf.lab.compiler import compiled
+from ebpfperf.lab.netns import inside
 from ebpfperf.lab.nodes import LabNode, run
 
 DEVICE = "tunl0"
-_SOURCE = Path(__file__).parent / "bpf" / "ipip.bpf.c"
-_CLONE_NEWNET = 0x40000000
+# After the dataplane's own programs, which pass on what they allow.
+_PRIORITY = "2"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
@@ -82,7 +79,7 @@ class Tunnel:
         ):
             self._tc("qdisc", "replace", "dev", device, "clsact")
             self._tc(
-                "filter", "replace", "dev", device, hook, "prio", "1", "handle", "1", "bpf",
+                "filter", "replace", "dev", device, hook, "prio", _PRIORITY, "handle", "1", "bpf",
                 "direct-action", "object-file", str(program), "section", section,
             )  # fmt: skip
 
@@ -123,9 +120,7 @@ def _exists(node: LabNode) -> bool:
 
 
 def compile_program(defines: dict[str, int], directory: Path) -> Path:
-    """The compiled object for those values, in ``directory``; taken from a cache where it can be.
-
-    The cache is keyed by content. A place that can only be read is no cache, and that is all.
+    """The compiled object for those values, in ``directory``.
 
     Raises
     ------
@@ -134,77 +129,25 @@ def compile_program(defines: dict[str, int], directory: Path) -> Path:
     OSError
         ``directory`` cannot be written.
     """
-    flags = [f"-D{name}={value}u" for name, value in sorted(defines.items())]
-    key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:24]
-    cached = _cache() / f"ipip-{key}.o"
-    try:
-        program = cached.read_bytes()
-    except OSError:
-        program = _compile(flags)
-        with contextlib.suppress(OSError):
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-            partial.write_bytes(program)
-            partial.replace(cached)
+    program = compiled("ipip.bpf.c", {name: f"{value}u" for name, value in defines.items()})
     target = directory / "ipip.bpf.o"
     target.write_bytes(program)
     return target
 
 
-def _compile(flags: list[str]) -> bytes:
-    # To its output, not to a file: a full disk is then not clang's to tell.
-    argv = ["clang", "-O2", "-g", "-Wall", "-target", "bpf", *flags]
-    argv += [f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(_SOURCE), "-o", "-"]
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
-    except FileNotFoundError:
-        raise LabError(
-            "clang is missing: this kernel has no ipip device, so the lab compiles a stand-in.",
-            "Install clang and libbpf-dev.",
-        ) from None
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-500:]
-        raise LabError(
-            f"clang refuses {_SOURCE.name}: {said}.",
-            "Install libbpf-dev and the kernel's user headers (linux-libc-dev).",
-        )
-    return done.stdout
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebpfperf"
-
-
 def _open_tun(node: LabNode) -> int:
     """A file that keeps the node's TUN device ``tunl0`` in being, carrier included."""
-    result: list[int | OSError] = []
 
-    def create() -> None:
-        try:
-            with open(f"/proc/{node.holder_pid}/ns/net") as namespace:
-                _setns(namespace.fileno())
-            handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-            request = struct.pack("16sH", DEVICE.encode(), _IFF_TUN | _IFF_NO_PI)
-            fcntl.ioctl(handle, _TUNSETIFF, request)
-            result.append(handle)
-        except OSError as error:
-            result.append(error)
+    def create() -> int:
+        handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        request = struct.pack("16sH", DEVICE.encode(), _IFF_TUN | _IFF_NO_PI)
+        fcntl.ioctl(handle, _TUNSETIFF, request)
+        return handle
 
-    # In a thread of its own: setns moves only the calling thread, which then ends.
-    thread = threading.Thread(target=create, name="tun")
-    thread.start()
-    thread.join()
-    (outcome,) = result
-    if isinstance(outcome, OSError):
+    try:
+        return inside(node, create)
+    except OSError as error:
         raise LabError(
-            f"No TUN device can be made on {node.name}: {outcome}.",
+            f"No TUN device can be made on {node.name}: {error}.",
             "The kernel needs ipip, or TUN (/dev/net/tun).",
-        )
-    return outcome
-
-
-def _setns(handle: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(handle, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        ) from error

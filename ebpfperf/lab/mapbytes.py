@@ -1,0 +1,145 @@
+"""Entries of the dataplane's maps as bytes. Layouts: ``bpf/calico/layouts.h``."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebpfperf.calico.releases import minor
+from ebpfperf.lab.services import ServicePort
+
+IN_POOL, NAT_OUT, WORKLOAD, LOCAL, HOST, SAME_SUBNET = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
+TUNNELED, VXLAN = 0x40, 0x400
+TUNNELED_SINCE, VXLAN_SINCE = (3, 23), (3, 31)
+DENY_ANNOTATION = "lab.ebpfperf/deny"
+_EVERY_HOST = "255.255.255.255"
+_PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "": 0}
+_EXTERNAL_LOCAL, _INTERNAL_LOCAL = 1, 2
+# The key's length with a source's address of zero bits.
+_ANY_SOURCE = 56
+_FLAGS_SINCE = (3, 22)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """One rule of a workload's deny list.
+
+    Attributes
+    ----------
+    egress
+        Whether it is about what the workload sends.
+    protocol
+        ``TCP``, ``UDP``, ``ICMP`` or empty for all, which goes with no port.
+    port
+        Destination port; 0 for all.
+    """
+
+    egress: bool
+    cidr: str
+    protocol: str = ""
+    port: int = 0
+
+
+def deny_list(annotations: Mapping[str, str]) -> tuple[Denied, ...]:
+    """The deny list that a pod's annotations ask for; empty without one.
+
+    ``lab.ebpfperf/deny`` holds JSON: a list of objects with ``direction`` (``ingress`` or
+    ``egress``), ``cidr``, and where wanted ``protocol`` and ``port``.
+
+    Raises
+    ------
+    ValueError
+        It holds something else; says what.
+    """
+    text = annotations.get(DENY_ANNOTATION)
+    if not text:
+        return ()
+    rules = json.loads(text)
+    if not isinstance(rules, list):
+        raise ValueError(f"{DENY_ANNOTATION} is no list")
+    return tuple(_rule(rule) for rule in rules)
+
+
+def _rule(rule: Any) -> Denied:
+    known = {"direction", "cidr", "protocol", "port"}
+    if not isinstance(rule, dict) or not {"direction", "cidr"} <= set(rule) <= known:
+        raise ValueError(f"{DENY_ANNOTATION}: a rule has direction, cidr, protocol, port: {rule!r}")
+    protocol, port = str(rule.get("protocol", "")).upper(), rule.get("port", 0)
+    if rule["direction"] not in ("ingress", "egress") or protocol not in _PROTOCOLS:
+        raise ValueError(f"{DENY_ANNOTATION}: unknown direction or protocol: {rule!r}")
+    if not isinstance(port, int) or not 0 <= port <= 65535 or (port and not protocol):
+        raise ValueError(f"{DENY_ANNOTATION}: a port is 1 to 65535 and of a protocol: {rule!r}")
+    return Denied(rule["direction"] == "egress", str(rule["cidr"]), protocol, port)
+
+
+def deny_key(ifindex: int, rule: Denied) -> bytes:
+    """Key of one rule; its value is a word of no meaning.
+
+    ValueError when the CIDR is none.
+    """
+    network = ipaddress.IPv4Network(rule.cidr, strict=False)
+    fixed = (64 + network.prefixlen, ifindex, rule.egress, _PROTOCOLS[rule.protocol], rule.port)
+    return struct.pack("<IIBBH", *fixed) + network.network_address.packed
+
+
+def route_key(cidr: str) -> bytes:
+    """Key of a network."""
+    network = ipaddress.IPv4Network(cidr)
+    return struct.pack("<I", network.prefixlen) + network.network_address.packed
+
+
+def route(flags: int, *, next_hop: str = "0.0.0.0", ifindex: int = 0) -> bytes:
+    """A route: with ``ifindex`` for a workload of this node, with ``next_hop`` for others."""
+    end = struct.pack("<I", ifindex) if ifindex else socket.inet_aton(next_hop)
+    return struct.pack("<I", flags) + end
+
+
+def counter_key(ifindex: int, *, egress: bool) -> bytes:
+    """Key of a hook's counters."""
+    return struct.pack("<II", ifindex, egress)
+
+
+def ifstate(name: str, value_bytes: int, *, workload: bool) -> bytes:
+    """State of an interface that is ready; programs by number are none."""
+    value = struct.pack("<I15sx", 0x3 if workload else 0xA, name.encode())
+    return value + b"\xff" * (value_bytes - len(value))
+
+
+def nat(
+    ports: Sequence[ServicePort], node: str, node_ip: str, release: str
+) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """Entries of the frontend map and of the backend map of one node.
+
+    A service's backends on the node come first: ``local`` of them are for who came through another
+    node's tunnel. NodePorts are listed under the node's address, and under 255.255.255.255 for
+    those of other nodes.
+    """
+    frontends: dict[bytes, bytes] = {}
+    backends: dict[bytes, bytes] = {}
+    for number, port in enumerate(ports, start=1):
+        chosen = sorted(port.backends, key=lambda backend: (backend.node != node, backend))
+        local = sum(backend.node == node for backend in chosen)
+        for ordinal, backend in enumerate(chosen):
+            value = socket.inet_aton(backend.address) + struct.pack("<HH", backend.port, 0)
+            backends[struct.pack("<II", number, ordinal)] = value
+        flags = _EXTERNAL_LOCAL if port.external_local else 0
+        flags |= _INTERNAL_LOCAL if port.internal_local else 0
+        value = struct.pack("<IIII", number, len(chosen), local, port.affinity_s)
+        if minor(release) >= _FLAGS_SINCE:
+            value += struct.pack("<I", flags)
+        places = [(port.cluster_ip, port.port)]
+        if port.node_port is not None:
+            places += [(node_ip, port.node_port), (_EVERY_HOST, port.node_port)]
+        for address, number_on_wire in places:
+            frontends[_frontend_key(address, number_on_wire, port.protocol)] = value
+    return frontends, backends
+
+
+def _frontend_key(address: str, port: int, protocol: str) -> bytes:
+    head = struct.pack("<I", _ANY_SOURCE) + socket.inet_aton(address)
+    return head + struct.pack("<HB5x", port, _PROTOCOLS[protocol])
