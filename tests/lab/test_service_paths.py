@@ -17,6 +17,7 @@ import pytest
 from ebpfperf.cluster import Cluster
 from ebpfperf.errors import InputError, SettleError
 from ebpfperf.kube import Kube
+from ebpfperf.kube_objects import internal_ip
 from ebpfperf.lab.running import Lab
 from ebpfperf.model import ClusterRef, Endpoint, Flow, Overlay, Treatment, TrialResult
 from ebpfperf.model import Path as FlowPath
@@ -117,7 +118,7 @@ def test_every_load_goes_every_way(lab: Lab, kube: Kube, tmp_path: Path) -> None
     assert {(r.trial.trial_id, r.reason, r.warnings) for r in results} == {
         (r.trial.trial_id, "", ()) for r in results
     }
-    nodes = {n.name: n.address for n in lab.nodes}
+    nodes = {node["metadata"]["name"]: internal_ip(node) for node in kube.nodes()}
     for result in results:
         flow, said = result.trial.flow, dialled(result)
         pod = said.split(" → ")[1].split(":")[0]
