@@ -212,8 +212,9 @@ def test_who_carries_the_mark_and_takes_the_lab_down_lives(lab_name: Callable[[s
 
 def test_two_labs_coexist(lab: Lab, lab_name: Callable[[str], str]) -> None:
     other, _ = lifecycle.up(Shape(lab_name("second"), release="v3.30"))
-    doors = {(node.ssh_address, node.ssh_port) for one in (lab, other) for node in one.nodes}
-    assert len(doors) == 4
+    machines = [machine for one in (lab, other) for machine in (*one.nodes, one.client)]
+    doors = {(machine.ssh_address, machine.ssh_port) for machine in machines}
+    assert len(doors) == 6
     ssh(other, "node-1", "echo mine >/etc/only-here; ip link add only0 type dummy || true")
     assert ssh(lab, "node-1", "cat /etc/only-here || echo none").endswith("none")
     # Same addresses on both underlays, and the labs do not meet.
@@ -282,7 +283,7 @@ def test_nodes_in_two_subnets_reach_each_other_through_the_router(
 
 def test_the_mtu_asked_for_is_on_every_nic(lab_name: Callable[[str], str]) -> None:
     lab, _ = lifecycle.up(Shape(lab_name("mtu"), nodes=3, mtu_bytes=9000))
-    for node in lab.nodes:
+    for node in (*lab.nodes, lab.client):
         shown = json.loads(node.run(["ip", "-j", "link", "show", node.nic]))
         assert shown[0]["mtu"] == 9000
         assert shown[0]["operstate"] == "UP"
@@ -399,9 +400,12 @@ class TestCommands:
         assert [row["name"] for row in document["nodes"]] == ["node-1", "node-2"]
         assert all(row["mtu_bytes"] == 1500 for row in document["nodes"])
         assert all("felix/" in row["felix"] for row in document["nodes"])
+        assert document["client"]["name"] == "client-1"
+        assert document["client"]["underlay_ip"] == "198.18.0.200"
         table = CliRunner().invoke(app, ["status", "--name", lab.name], env={"COLUMNS": "160"})
         assert "it is not Calico" in table.stdout
         assert "198.18.0.11" in table.stdout
+        assert "Outside the cluster: client-1" in table.stdout
 
     @pytest.mark.parametrize("command", [["status"], ["env"], ["shell", "node-1"]])
     def test_a_lab_that_is_not_there_is_named(self, command: list[str]) -> None:

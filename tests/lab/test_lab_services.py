@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -476,6 +476,15 @@ def test_the_client_stands_outside_the_cluster(cluster: Cluster) -> None:
             show = ["ip", "-j", "neigh", "show", there.underlay_ip, "dev", here.nic]
             (found,) = json.loads(here.run(show))
             assert found["state"] == ["PERMANENT"]
+
+
+def test_the_client_reaches_the_nodes_of_every_subnet(lab_name: Callable[[str], str]) -> None:
+    lab, _ = lifecycle.up(Shape(lab_name("far"), subnets=2))
+    for node in lab.nodes:
+        for here, there in ((lab.client, node), (node, lab.client)):
+            # Refused, by a machine that was reached: nobody listens there.
+            with pytest.raises(ConnectionRefusedError):
+                asked(here.holder_pid, there.underlay_ip, TARGET)
 
 
 # ----------------------------------------------------------- kube-proxy in a network of its own

@@ -26,7 +26,7 @@ def ssh(lab: Lab, *arguments: str, config: Path | None = None) -> subprocess.Com
 
 
 def test_the_plain_client_gets_in(lab: Lab) -> None:
-    for node in lab.nodes:
+    for node in (*lab.nodes, lab.client):
         done = ssh(lab, node.name, "hostname; id -u")
         assert (done.stdout, done.stderr) == (f"{node.name}\n0\n", "")
 
@@ -44,7 +44,7 @@ def test_the_kits_own_client_gets_in(lab: Lab) -> None:
 
 def test_a_wrong_host_key_is_refused(lab: Lab, tmp_path: Path) -> None:
     known = (lab.directory / "known_hosts").read_text().splitlines()
-    first, second = (line.split() for line in known)
+    first, second, _ = (line.split() for line in known)
     swapped = [[first[0], *second[1:]], [second[0], *first[1:]]]
     (tmp_path / "known_hosts").write_text("".join(" ".join(line) + "\n" for line in swapped))
     done = ssh(lab, "-o", f"UserKnownHostsFile={tmp_path}/known_hosts", "node-1", "hostname")
