@@ -239,8 +239,8 @@ def check(results: list[TrialResult], code: str) -> str:
 def test_a_changed_host_key_is_a_failed_trial(tampered: Tampered) -> None:
     hosts = tampered.ssh_config.parent / "known_hosts"
     good = hosts.read_text()
-    first, second = good.splitlines()
-    swapped = f"{first.split()[0]} ssh-ed25519 {second.split()[2]}\n{second}\n"
+    first, *others = good.splitlines()
+    swapped = "\n".join([f"{first.split()[0]} ssh-ed25519 {others[0].split()[2]}", *others, ""])
 
     def spoil() -> None:
         hosts.write_text(swapped)
