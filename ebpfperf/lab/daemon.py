@@ -160,7 +160,7 @@ def _start_machines(shape: Shape, sites: list[Site], stack: ExitStack) -> list[L
 
 
 def _kube_proxy(node: LabNode, store: ObjectStore, felix: Felix) -> KubeProxy:
-    return KubeProxy(node, store, active=lambda: not getattr(felix, "bpf_active", False))
+    return KubeProxy(node, store, active=lambda: not felix.bpf_active)
 
 
 def _say(document: dict[str, object]) -> None:

@@ -6,14 +6,15 @@ import logging
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ebpfperf.errors import EbpfperfError
+from ebpfperf.lab import conntrack
 from ebpfperf.lab.kuberules import Table, restore_text, rules_of
 from ebpfperf.lab.nodes import LabNode, run
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.seed import POOL_CIDR
-from ebpfperf.lab.services import service_ports
+from ebpfperf.lab.services import ServicePort, service_ports
 from ebpfperf.lab.status import StatusError
 
 # The dataplane can change hands without a change in the API.
@@ -41,6 +42,7 @@ class KubeProxy:
         self._seen: tuple[int, bool] | None = None
         self._written: dict[str, Table] | None = None
         self._written_at = 0.0
+        self._udp: set[str] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"kube-proxy-{node.name}", daemon=True
@@ -79,12 +81,11 @@ class KubeProxy:
         if fresh and state == self._seen:
             return
         _, active = state
-        wanted: dict[str, Table] = {}
-        if active:
-            ports = service_ports(self._store)
-            wanted = rules_of(ports, self._node.name, cluster_cidr=POOL_CIDR)
+        ports = service_ports(self._store) if active else ()
+        wanted = rules_of(ports, self._node.name, cluster_cidr=POOL_CIDR) if active else {}
         if not fresh or wanted != self._written:
             self._write(wanted)
+        self._forget(_udp_backends(ports))
         self._seen = state
 
     def _write(self, wanted: dict[str, Table]) -> None:
@@ -94,3 +95,18 @@ class KubeProxy:
         if text:
             run(self._node.enter(["iptables-restore", "--noflush", "--wait"]), input=text)
         self._written, self._written_at = wanted, time.monotonic()
+
+    def _forget(self, udp: set[str]) -> None:
+        # After the rules: what comes in between would be sent the old way again.
+        if gone := self._udp - udp:
+            conntrack.forget(self._node, gone)
+        self._udp = udp
+
+
+def _udp_backends(ports: Sequence[ServicePort]) -> set[str]:
+    return {
+        f"{backend.address}:{backend.port}"
+        for port in ports
+        if port.protocol == "UDP"
+        for backend in port.backends
+    }

@@ -246,7 +246,7 @@ def one(cluster: Cluster) -> Iterator[tuple[Service, Backend]]:
     cluster.wait_for(service, pod)
     with Backend(pod) as backend:
         yield service, backend
-    cluster.do("delete", "service/one", "pod/one-2")
+    cluster.do("delete", "service/one", "pod/one-2", "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +357,30 @@ def test_a_backend_that_goes_is_asked_no_more(
         assert asked(client.pid, service.address, PORT) == "one-2"
 
 
+def test_a_sender_that_goes_on_is_taken_to_the_new_backend(
+    cluster: Cluster, client: Pod, one: tuple[Service, Backend]
+) -> None:
+    service, _ = one
+    with socket_in(client.pid, socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect((service.address, PORT))
+        sender.send(b"to ")
+        assert sender.recv(2048) == b"to one-2"
+        pod = cluster.pod("one-1", "node-1", behind="one")
+        cluster.do("delete", "pod", "one-2")
+        with Backend(pod):
+            cluster.wait_for(service, pod)
+            sender.settimeout(0.2)
+
+            def answered() -> bytes:
+                with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                    sender.send(b"to ")
+                    return sender.recv(2048)
+                return b""
+
+            assert eventually("an answer", answered) == b"to one-1"
+    cluster.do("delete", "pod", "one-1")
+
+
 def test_with_affinity_a_client_stays_with_its_backend(
     cluster: Cluster, client: Pod, two: tuple[Backend, Backend]
 ) -> None:
@@ -456,6 +480,37 @@ def test_a_service_is_changed_and_refused_as_kubernetes_does(cluster: Cluster) -
         s for s in cluster.get("endpointslices")["items"]
         if s["metadata"]["labels"]["kubernetes.io/service-name"] in ("changing", "other")
     ])  # fmt: skip
+
+
+def test_the_ebpf_dataplane_finds_no_rule_of_kube_proxy(
+    cluster: Cluster, client: Pod, one: tuple[Service, Backend]
+) -> None:
+    service, backend = one
+
+    def switch(on: bool) -> None:
+        patch = json.dumps({"spec": {"bpfEnabled": on}})
+        kind = "felixconfigurations.projectcalico.org"
+        cluster.do("patch", kind, "default", "--type", "merge", "-p", patch)
+
+    def ours(node: str) -> list[str]:
+        return [line for line in cluster.rules(node).splitlines() if "KUBE-" in line]
+
+    assert ours("node-1")
+    switch(True)
+    for node in ("node-1", "node-2"):
+        eventually(f"no rules on {node}", lambda n=node: ours(n) == [])
+    switch(False)
+    cluster.wait_for(service, backend.pod)
+    # Rules come before BPF programs have gone: what is asked in between may be refused.
+    answers = []
+
+    def answered() -> bool:
+        with contextlib.suppress(OSError):
+            answers.append(asked(client.pid, service.address, PORT, timeout_s=1.0))
+        return bool(answers)
+
+    eventually("an answer", answered)
+    assert answers == ["one-2"]
 
 
 def test_the_client_stands_outside_the_cluster(cluster: Cluster) -> None:

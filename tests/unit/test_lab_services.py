@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ebpfperf.lab import tables
+from ebpfperf.lab import conntrack, tables
 from ebpfperf.lab.admission import Admission
 from ebpfperf.lab.endpoint_controller import EndpointController
 from ebpfperf.lab.endpoints import endpoints_of, slice_name, slice_of
@@ -587,6 +587,25 @@ def test_a_restore_leads_from_what_is_saved_and_touches_nothing_else() -> None:
                     "-j KUBE-SERVICES"]  # fmt: skip
     assert not any("MINE" in line for line in nat)
     assert nat.index(gone[0]) < min(i for i, line in enumerate(nat) if line.startswith("-I "))
+
+
+def test_a_connection_of_the_kernels_is_read() -> None:
+    # Recorded on 6.18: 127.0.0.1:4001 sent to 127.0.0.5:4003, and was sent on to 127.0.0.1:4002.
+    recorded = bytes.fromhex(
+        "a400000000012200000000006f2d0000020000003400018014000180080001007f00000108000200"
+        "7f0000051c0002800500010011000000060002000fa10000060003000fa300003400028014000180"
+        "080001007f000001080002007f0000011c0002800500010011000000060002000fa2000006000300"
+        "0fa1000008000300000001a8080008000000000008000c004fa325bb08000b000000000108000700"
+        "0000001d"
+    )
+    end = bytes.fromhex("1400000003000200000000006f2d000000000000")
+    (entry,) = conntrack.entries(recorded + end)
+    assert (entry.protocol, entry.destination, entry.answers) == (
+        17,
+        "127.0.0.5:4003",
+        "127.0.0.1:4002",
+    )
+    assert entry.original in recorded
 
 
 def test_nothing_wanted_and_nothing_there_is_nothing_to_do() -> None:
