@@ -199,10 +199,11 @@ def expectations(found: pd.DataFrame, campaign: Campaign) -> Table:
 
 def grounds(row: Mapping[Hashable, Any]) -> str:
     """Why a row of the expectations frame expects what it does, with its source."""
-    text = str(row["why"])
-    return f"{text[:1].upper()}{text[1:]}." + (
-        f" Source: {row['source']}." if row["source"] else ""
-    )
+    text, source = str(row["why"]), row["source"]
+    # A field's name keeps its spelling.
+    if text.split(" ")[0].islower():
+        text = text[:1].upper() + text[1:]
+    return f"{text}. Source: {source}." if source else f"{text}."
 
 
 def rules(release: str | None) -> Table:

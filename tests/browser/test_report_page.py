@@ -26,7 +26,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "synthetic"
     write_store(path)
     rendered = report.render_all(path)
-    assert [one.error for one in rendered] == ["", ""]
+    assert [one.error for one in rendered] == ["", "", ""]
     return path / "reports"
 
 
@@ -59,7 +59,7 @@ class Watched:
             route.abort()
 
 
-NAMES = ("index", "overlay-comparison", "capacity-planning")
+NAMES = ("index", "overlay-comparison", "felix-flags", "capacity-planning")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,6 +55,19 @@ def test_a_dry_run_shows_order_changes_and_time_and_opens_no_socket(tmp_path: Pa
     assert [row["trial"] for row in document["trials"]] == [row["trial"] for row in plan]
 
 
+def test_a_dry_run_shows_what_each_treatment_of_factors_sets(tmp_path: Path) -> None:
+    flags = ROOT / "benchmarks/campaigns/felix-flags.yaml"
+    said = cli("run", str(flags), "--dry-run", cwd=tmp_path, sockets=False).stdout
+    name = "ipip-true-vxlan-false-debug"
+    line = next(line for line in said.splitlines() if name in line)
+    for words in ("none", "ebpf", "bpfLogLevel: Debug", "ipipEnabled: true"):
+        assert words in line
+    assert "ipip-false-vxlan-false-log-off (baseline)" in said
+    document = json.loads(cli("run", str(flags), "--dry-run", "--json", sockets=False).stdout)
+    (told,) = [row for row in document["treatments"] if row["treatment"] == name]
+    assert told["felix"] == {"bpfLogLevel": "Debug", "ipipEnabled": True, "vxlanEnabled": False}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -29,6 +29,7 @@ def test_the_notebooks_are_there() -> None:
     assert [path.stem for path in ALL] == [
         "00-start-here",
         "10-overlay-comparison",
+        "20-felix-flags",
         "40-capacity-planning",
     ]
 

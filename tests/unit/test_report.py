@@ -52,7 +52,11 @@ def small(path: Path, *lines: str) -> Path:
 def test_every_template_becomes_a_page_and_an_executed_notebook(
     campaign: Path, reports: tuple[report.Report, ...]
 ) -> None:
-    assert [one.notebook for one in reports] == ["overlay-comparison", "capacity-planning"]
+    assert [one.notebook for one in reports] == [
+        "overlay-comparison",
+        "felix-flags",
+        "capacity-planning",
+    ]
     for one in reports:
         assert one.error == ""
         assert one.rendered

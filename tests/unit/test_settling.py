@@ -192,6 +192,23 @@ def test_settings_that_beat_the_treatment_are_refused() -> None:
     assert on(Api(env)).felix == {"ipipMTU": 0, "vxlanMTU": 1400}
 
 
+def test_a_field_that_the_release_does_not_have_is_refused() -> None:
+    treatment = Treatment("t", Overlay.NONE, felix=(("bpfAttachType", "TCX"),))
+    stored = {"bpfLogLevel": ""}
+    api: Any = Api([])
+
+    def asked(felix: dict[str, Any], told: Treatment = treatment) -> Wanted:
+        return wanted_on(api, "n", told, felix=felix, pools=(), cidrs=(), release="v3.26.1")
+
+    with pytest.raises(SettleError, match=r"Calico v3\.26\.1 has no field bpfAttachType") as caught:
+        asked(stored)
+    assert "Leave bpfAttachType out" in caught.value.remedy
+    assert asked(stored | {"bpfAttachType": "TCX"}).felix["bpfAttachType"] == "TCX"
+    # What is to be removed, or is empty text, need not come back.
+    for value in (None, ""):
+        asked(stored, Treatment("t", Overlay.NONE, felix=(("bpfAttachType", value),)))
+
+
 def test_a_value_from_a_config_map_is_unknown() -> None:
     env = [{"name": "FELIX_IPINIPMTU", "valueFrom": {"configMapKeyRef": {}}}]
     wanted = on(Api(env))
