@@ -34,6 +34,7 @@ _WORDS: tuple[tuple[str, Reason], ...] = (
     ("server has terminated", Reason.SERVER_DIED),
     ("connection reset", Reason.SERVER_DIED),
     ("broken pipe", Reason.SERVER_DIED),
+    ("message too long", Reason.TOO_LONG),
     ("unable to write to stream", Reason.SERVER_DIED),
     ("unable to read from stream", Reason.SERVER_DIED),
     ("unrecognized option", Reason.BAD_OPTION),

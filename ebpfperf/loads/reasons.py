@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     CONCATENATED = "concatenated"
     EMPTY = "empty"
+    TOO_LONG = "too_long"
     NO_TRAFFIC = "no_traffic"
     SHORT = "short"
     MISMATCH = "mismatch"
@@ -41,6 +42,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.TRUNCATED: "The client's document stops in the middle.",
     Reason.CONCATENATED: "The output holds more than one document.",
     Reason.EMPTY: "The client printed nothing.",
+    Reason.TOO_LONG: "A datagram did not fit the path; set a smaller message_bytes for the flow.",
     Reason.NO_TRAFFIC: "No byte arrived.",
     Reason.SHORT: "The traffic ended before the time asked for.",
     Reason.MISMATCH: "The document is of another test than the one asked for.",
