@@ -1,4 +1,4 @@
-"""Which Calico release does what."""
+"""Which Calico release does what; what Felix's flags change in which is the table in ``flags``."""
 
 from __future__ import annotations
 
