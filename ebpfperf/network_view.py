@@ -136,8 +136,9 @@ def parse_routes(text: bytes) -> tuple[Route, ...]:
 def parse_source(text: bytes) -> tuple[str, str] | None:
     """Source address and device from ``ip -j -4 route get``; None where there is no way."""
     entry = next(iter(_entries(text)), {})
-    found = entry.get("prefsrc"), entry.get("dev")
-    return found if all(found) else None
+    if "prefsrc" not in entry or "dev" not in entry:
+        return None
+    return entry["prefsrc"], entry["dev"]
 
 
 def _entries(text: bytes) -> list[dict[str, Any]]:
