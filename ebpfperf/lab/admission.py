@@ -93,6 +93,8 @@ class Admission:
             if self.kind.plural == "services":
                 new, found = self._service(new, old)
                 causes += found
+            elif self.kind.plural == "endpointslices":
+                causes += service_admission.wrong_slice(new, old)
         if causes:
             raise invalid(self.kind, new["metadata"]["name"], causes)
         return new

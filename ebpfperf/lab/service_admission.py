@@ -1,5 +1,7 @@
 """What the API makes of a Service before it is stored: defaults, addresses, ports. Pure.
 
+And what it lets pass as an EndpointSlice: a node's dataplane relies on whatever is stored.
+
 Source: the API reference of Service v1, and what kube-apiserver 1.32 answers.
 """
 
@@ -75,6 +77,30 @@ def allocated(service: Object, others: Sequence[Object]) -> tuple[Object, tuple[
 def wrong(service: Object, old: Object | None) -> tuple[Cause, ...]:
     """What is wrong with a completed service by itself, and as a successor of ``old``."""
     return (*_wrong_name(service), *_wrong_spec(service["spec"]), *_changed(service, old))
+
+
+def wrong_slice(found: Object, old: Object | None) -> tuple[Cause, ...]:
+    """What is wrong with a well-typed EndpointSlice."""
+    kind = found["addressType"]
+    causes = [
+        _invalid(f"endpoints[{index}].addresses[{place}]", address, f"must be an {kind} address")
+        for index, endpoint in enumerate(found["endpoints"])
+        for place, address in enumerate(endpoint["addresses"])
+        if kind != "FQDN" and not _is_address(address, version=int(kind[-1]))
+    ]
+    causes += [
+        (f"endpoints[{index}].addresses", "FieldValueRequired", "Required value")
+        for index, endpoint in enumerate(found["endpoints"])
+        if not endpoint["addresses"]
+    ]
+    causes += [
+        _invalid(f"ports[{index}].port", port["port"], "must be between 1 and 65535, inclusive")
+        for index, port in enumerate(found.get("ports", ()))
+        if not 1 <= port["port"] <= 65535
+    ]
+    if old is not None and kind != old.get("addressType"):
+        causes.append(_invalid("addressType", kind, "field is immutable"))
+    return tuple(causes)
 
 
 def _set_address(spec: Object, address: str) -> None:
@@ -172,12 +198,18 @@ def _scattered(numbers: range, seed: str) -> Iterator[int]:
 
 
 def _is_inside(address: str) -> bool:
-    try:
-        found = ipaddress.IPv4Address(address)
-    except ValueError:
+    if not _is_address(address, version=4):
         return False
+    found = ipaddress.IPv4Address(address)
     ends = (_NETWORK.network_address, _NETWORK.broadcast_address)
     return found in _NETWORK and found not in ends
+
+
+def _is_address(text: str, *, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
 
 
 def _wrong_name(service: Object) -> Iterator[Cause]:

@@ -252,6 +252,29 @@ def test_a_slice_needs_an_address_type_and_addresses() -> None:
     assert fields == {"addressType", "endpoints[0].addresses"}
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"endpoints": [{"addresses": []}]}, "endpoints[0].addresses"),
+        ({"endpoints": [{"addresses": ["198.19.0.1", "x"]}]}, "endpoints[0].addresses[1]"),
+        ({"addressType": "IPv6"}, "endpoints[0].addresses[0]"),
+        ({"ports": [{"port": 65536}]}, "ports[0].port"),
+    ],
+)
+def test_a_slice_that_no_node_could_serve_is_refused(change: Object, field: str) -> None:
+    admit = Admission(RESOURCES["endpointslices"], DISCOVERY, minor=26)
+    fine = {
+        "metadata": {"name": "x"},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["198.19.0.1"]}],
+        "ports": [{"port": 65535}],
+    }
+    assert admit(fine, None) == fine
+    with pytest.raises(Invalid) as error:
+        admit(fine | change, None)
+    assert [found for found, _, _ in error.value.causes] == [field]
+
+
 def test_a_service_in_kubectls_protobuf_is_read() -> None:
     def field(number: int, value: bytes | int) -> bytes:
         if isinstance(value, int):
