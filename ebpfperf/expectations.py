@@ -78,8 +78,8 @@ def agreement(
     """Whether an interval of a ratio to the baseline agrees with what was expected of it.
 
     No effect agrees with an interval inside the margin, and is contradicted by one outside. An
-    effect agrees with any change in its direction; an interval inside the margin that shows no
-    change contradicts it, unless the effect may be that small.
+    effect agrees with any change in its direction. Any other interval inside the margin contradicts
+    it, unless the effect may be that small; outside, a change in the other direction does.
     """
     if expected.kind in (Kind.UNKNOWN, Kind.VOID):
         return NO_EXPECTATION
@@ -90,10 +90,13 @@ def agreement(
     if expected.kind is Kind.NONE:
         outside = low > margin or high < 1 / margin
         return AS_EXPECTED if inside else CONTRADICTS if outside else UNDECIDED
-    if low <= 1 <= high:
-        return CONTRADICTS if inside and not expected.small else UNDECIDED
+    changed = not low <= 1 <= high
     shown = Kind.FASTER if (low > 1) is (better is Better.HIGHER) else Kind.SLOWER
-    return AS_EXPECTED if expected.kind in (Kind.SOME, shown) else CONTRADICTS
+    if changed and expected.kind in (Kind.SOME, shown):
+        return AS_EXPECTED
+    if inside:
+        return UNDECIDED if expected.small else CONTRADICTS
+    return CONTRADICTS if changed else UNDECIDED
 
 
 def release_of(facts: pd.DataFrame) -> str | None:

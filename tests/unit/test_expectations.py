@@ -54,7 +54,7 @@ def one(
 
 
 # Intervals of a ratio, higher is better, margin 5 %.
-INSIDE, INSIDE_WORSE = (0.98, 1.03), (0.96, 0.99)
+INSIDE, INSIDE_WORSE, INSIDE_BETTER = (0.98, 1.03), (0.96, 0.99), (1.01, 1.03)
 WORSE, BETTER, PERHAPS_WORSE, WIDE = (0.7, 0.9), (1.1, 1.3), (0.9, 0.98), (0.8, 1.2)
 
 
@@ -73,6 +73,9 @@ WORSE, BETTER, PERHAPS_WORSE, WIDE = (0.7, 0.9), (1.1, 1.3), (0.9, 0.98), (0.8, 
         (Kind.SLOWER, WIDE, False, "undecided"),
         (Kind.SLOWER, INSIDE, False, "contradicts"),
         (Kind.SLOWER, INSIDE, True, "undecided"),
+        (Kind.SLOWER, INSIDE_BETTER, False, "contradicts"),
+        (Kind.SLOWER, INSIDE_BETTER, True, "undecided"),
+        (Kind.SLOWER, INSIDE_WORSE, True, "as expected"),
         (Kind.SLOWER, BETTER, False, "contradicts"),
         (Kind.SLOWER, BETTER, True, "contradicts"),
         (Kind.FASTER, BETTER, False, "as expected"),
