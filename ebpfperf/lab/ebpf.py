@@ -167,7 +167,7 @@ class Ebpf:
             counters.put(key, bytes(spec.value_bytes))
 
     def _attach(self, hook: Hook, kind: Kind, settings: Settings, options: Option) -> None:
-        pin = f"{_OWN}/{hook.device}_{hook.direction}"
+        pin = f"{_OWN}/{_file(hook)}"
         at = self._at(pin)
         at.unlink(missing_ok=True)
         maps = {
@@ -197,8 +197,13 @@ class Ebpf:
             detach_filter(self._node, hook, priority=PRIORITY)
 
     def _link(self, hook: Hook) -> Path:
-        return self._at(f"{_LINKS}/{hook.device}_{hook.direction}")
+        return self._at(f"{_LINKS}/{_file(hook)}")
 
 
 def _pin(spec: MapSpec) -> str:
     return f"{_OWN}/{spec.name}" if spec.purpose == _DENY.purpose else spec.pin
+
+
+def _file(hook: Hook) -> str:
+    """A hook as a file's name: the BPF file system takes no dots."""
+    return f"{hook.device.replace('.', '_')}_{hook.direction}"

@@ -68,6 +68,15 @@ static __always_inline int by_fib(struct __sk_buff *skb, const struct packet *p)
 			return TC_ACT_SHOT;
 		return redirected(p, C_REDIRECT_NEIGH, bpf_redirect_neigh(fib.ifindex, NULL, 0, 0));
 	}
+#if FLOW_BASED_VXLAN
+	if (fib.ifindex == config.vxlan_ifindex) {
+		struct route *to = route_of(p->daddr);
+
+		if (!to || set_tunnel_key(skb, to->next_hop))
+			return TC_ACT_SHOT;
+		skb->mark = MARK_KEY_SET;
+	}
+#endif
 	__builtin_memcpy(macs, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(macs + ETH_ALEN, fib.smac, ETH_ALEN);
 	if (lower_ttl(skb, p) || bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
@@ -76,7 +85,7 @@ static __always_inline int by_fib(struct __sk_buff *skb, const struct packet *p)
 	return redirected(p, C_REDIRECT, bpf_redirect(fib.ifindex, 0));
 }
 
-/* The ways that need no lookup: into a pod of this node, or by the overlay's VXLAN device. */
+/* The way that needs no lookup: straight into a pod of this node. */
 static __always_inline int by_route(struct __sk_buff *skb, const struct packet *p, bool settled)
 {
 	struct route *to = route_of(p->daddr);
@@ -92,18 +101,6 @@ static __always_inline int by_route(struct __sk_buff *skb, const struct packet *
 			return TC_ACT_SHOT;
 		DEBUG("Redirect to peer interface (%d) succeeded.", ifindex);
 		return redirected(p, C_REDIRECT_PEER, bpf_redirect_peer(ifindex, 0));
-	}
-#endif
-#if FLOW_BASED_VXLAN
-	if (config.vxlan_ifindex && !IS(KIND_L3) &&
-	    route_has(to, ROUTE_WORKLOAD | ROUTE_TUNNELED | ROUTE_VXLAN) &&
-	    !(to->flags & ROUTE_LOCAL)) {
-		if (set_tunnel_key(skb, to->next_hop) || lower_ttl(skb, p))
-			return TC_ACT_SHOT;
-		DEBUG("Redirect to dev %d without fib lookup", config.vxlan_ifindex);
-		skb->mark = MARK_KEY_SET;
-		return redirected(p, C_REDIRECT_NEIGH,
-				  bpf_redirect_neigh(config.vxlan_ifindex, NULL, 0, 0));
 	}
 #endif
 	return TC_ACT_UNSPEC;
