@@ -185,6 +185,7 @@ class Kubelet:
         host = [
             f"link add {device} address {HOST_SIDE_MAC} mtu {mtu} type veth "
             f"peer name eth0 mtu {mtu} netns {pid}",
+            f"link set {device} addrgenmode none",
             f"link set {device} up",
             f"route replace {sandbox.address}/32 dev {device} scope link",
         ]
@@ -198,8 +199,10 @@ class Kubelet:
             f"route add default via {GATEWAY} dev eth0",
             f"neigh replace {GATEWAY} lladdr {HOST_SIDE_MAC} dev eth0 nud permanent",
         ]
-        inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip", "-batch", "-"]
-        run(inside, input="\n".join(pod))
+        inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+        # Container runtimes switch IPv6 off where the cluster's network has none.
+        run([*inside, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"])
+        run([*inside, "ip", "-batch", "-"], input="\n".join(pod))
 
     def _tear_down(self, sandbox: Sandbox) -> None:
         # The device first: it is named by the pod's name, which a successor may carry at once.

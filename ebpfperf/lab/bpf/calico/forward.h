@@ -47,7 +47,7 @@ static __always_inline int by_fib(struct __sk_buff *skb, const struct packet *p)
 	}
 #endif
 #if HAS_REDIRECT_COUNTERS
-	if (code == BPF_FIB_LKUP_RET_NO_NEIGH) {
+	if (code == BPF_FIB_LKUP_RET_NO_NEIGH && !IS(KIND_L3)) {
 		if (lower_ttl(skb, p))
 			return TC_ACT_SHOT;
 		return redirected(p, C_REDIRECT_NEIGH, bpf_redirect_neigh(fib.ifindex, NULL, 0, 0));
