@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -27,8 +26,8 @@ from ebpfperf.calico.mtu import (
 )
 from ebpfperf.calico.releases import AUTO_MTU_FROM, full_version, minor
 from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab import bpfplan, felixlog, kubelet, mapbytes
-from ebpfperf.lab.bpfplan import LocalPod
+from ebpfperf.lab import felixlog
+from ebpfperf.lab.bpfmanager import BpfManager
 from ebpfperf.lab.dataplane import (
     DEFAULT_PORT,
     DEFAULT_VNI,
@@ -38,15 +37,12 @@ from ebpfperf.lab.dataplane import (
     Vxlan,
     plan_routes,
 )
-from ebpfperf.lab.ebpf import Ebpf
 from ebpfperf.lab.ebpf import Wanted as Programs
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.poolflags import PoolFlags
-from ebpfperf.lab.services import service_ports
 from ebpfperf.lab.status import StatusError
-from ebpfperf.lab.sweeper import PERIOD_S, sweep
 from ebpfperf.model import Overlay
 
 RESTART_S = 2.0
@@ -103,8 +99,7 @@ class Felix:
         # One of them is enough: the flags are the cluster's.
         self._flags = PoolFlags(store, self._version) if node.index == 1 else None
         self._dataplane = Dataplane(node)
-        self._ebpf = Ebpf(node)
-        self._backends: frozenset[tuple[bytes, int]] = frozenset()
+        self._bpf = BpfManager(node, self._peers, store, ipam, version=self._version)
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._pid = 0
         self._config: Config | None = None
@@ -113,9 +108,6 @@ class Felix:
         self._applied_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"felix-{node.name}", daemon=True)
-        self._sweeper = threading.Thread(
-            target=self._sweep, name=f"sweeper-{node.name}", daemon=True
-        )
 
     @property
     def bpf_active(self) -> bool:
@@ -130,14 +122,14 @@ class Felix:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
-        self._sweeper.start()
+        self._bpf.start()
 
     def stop(self) -> None:
         """End; devices and routes go with the node's namespace."""
         self._stopped.set()
         self._store.wake()
         self._thread.join(5.0)
-        self._sweeper.join(5.0)
+        self._bpf.stop()
         self._dataplane.close()
 
     def pod_mtu_bytes(self) -> int:
@@ -230,79 +222,15 @@ class Felix:
         desired = self._desired(config)
         if self._applied is None or not fresh or desired != self._applied[0]:
             self._dataplane.apply(desired)
-        programs = self._programs(config) if config.bpf else None
+        programs = None
+        if config.bpf:
+            programs = self._bpf.plan(config.spec, config.tunnels, host_mtu=self._host_mtu)
         if fresh and (desired, programs) == self._applied:
             return
-        self._follow_programs(programs)
+        self._bpf.follow(programs)
         self._write_mtu(self.pod_mtu_bytes())
         self._tell(EMULATED if config.bpf else PLAIN)
         self._applied, self._applied_at = (desired, programs), now
-
-    def _follow_programs(self, programs: Programs | None) -> None:
-        """Put programs on, or take them off; they send from the node's address into its stack."""
-        if programs is None and not self._ebpf.active:
-            return
-        accept = f"net.ipv4.conf.all.accept_local={int(programs is not None)}"
-        self._node.run(["sysctl", "-qw", accept])
-        if programs is None:
-            self._ebpf.remove()
-        else:
-            self._ebpf.apply(programs)
-
-    def _programs(self, config: Config) -> Programs:
-        node = self._node
-        links = {
-            link["ifname"]: link["ifindex"]
-            for link in json.loads(node.run(["ip", "-j", "link", "show"]))
-        }
-        services = service_ports(self._store)
-        self._backends = frozenset(
-            (socket.inet_aton(backend.address), backend.port)
-            for port in services
-            for backend in port.backends
-        )
-        cluster = bpfplan.Cluster(
-            [pool["spec"] for pool in ipv4_pools(self._store)],
-            affine_blocks(self._store),
-            self._tunnel_addresses(config.tunnels),
-            services,
-        )
-        return bpfplan.plan(
-            node,
-            self._peers,
-            cluster,
-            self._pods(links),
-            spec=config.spec,
-            tunnels=config.tunnels,
-            links=links,
-            host_mtu=self._host_mtu,
-            release=self._version,
-        )
-
-    def _pods(self, links: dict[str, int]) -> list[LocalPod]:
-        """The node's pods that have an address and a device."""
-        found = []
-        for pod in self._store.list("pods"):
-            meta, address = pod["metadata"], (pod.get("status") or {}).get("podIP")
-            device = kubelet.device_name(meta["namespace"], meta["name"])
-            own = pod["spec"].get("nodeName") == self._node.name
-            if not own or pod["spec"].get("hostNetwork") or not address or device not in links:
-                continue
-            try:
-                deny = mapbytes.deny_list(meta.get("annotations") or {})
-            except ValueError as error:
-                self._say("WARNING", "int_dataplane.go", 2017, f"{meta['name']}: {error}")
-                deny = ()
-            found.append(LocalPod(device, links[device], address, deny))
-        return found
-
-    def _tunnel_addresses(self, tunnels: Enabled) -> list[tuple[str, str]]:
-        kinds = [Overlay.IPIP] * tunnels.ipip + [Overlay.VXLAN] * tunnels.vxlan
-        return [
-            (self._ipam.assign_tunnel(kind, node.name), node.name)
-            for kind in kinds
-            for node in (self._node, *self._peers)
-        ]
 
     def _tell(self, forwarding: str) -> None:
         """Let the node's object say how it forwards, where it does not."""
@@ -311,16 +239,6 @@ class Felix:
         if (meta.get("annotations") or {}).get(FORWARDING_ANNOTATION) != forwarding:
             patch = {"metadata": {"annotations": {FORWARDING_ANNOTATION: forwarding}}}
             self._store.patch("nodes", name, patch)
-
-    def _sweep(self) -> None:
-        while not self._stopped.wait(PERIOD_S):
-            config, conntrack = self._config, self._ebpf.map("conntrack")
-            if config is None or conntrack is None:
-                continue
-            try:
-                sweep(conntrack, config.spec, self._version, self._backends)
-            except OSError as error:
-                _log.warning("sweeper %s: %s", self._node.name, error)
 
     def _desired(self, config: Config) -> Desired:
         spec, tunnels, node = config.spec, config.tunnels, self._node

@@ -74,15 +74,13 @@ def _rule(rule: Any) -> Denied:
         raise ValueError(f"{DENY_ANNOTATION}: unknown direction or protocol: {rule!r}")
     if not isinstance(port, int) or not 0 <= port <= 65535 or (port and not protocol):
         raise ValueError(f"{DENY_ANNOTATION}: a port is 1 to 65535 and of a protocol: {rule!r}")
-    return Denied(rule["direction"] == "egress", str(rule["cidr"]), protocol, port)
+    network = ipaddress.IPv4Network(str(rule["cidr"]), strict=False)
+    return Denied(rule["direction"] == "egress", str(network), protocol, port)
 
 
 def deny_key(ifindex: int, rule: Denied) -> bytes:
-    """Key of one rule; its value is a word of no meaning.
-
-    ValueError when the CIDR is none.
-    """
-    network = ipaddress.IPv4Network(rule.cidr, strict=False)
+    """Key of one rule; its value is a word of no meaning."""
+    network = ipaddress.IPv4Network(rule.cidr)
     fixed = (64 + network.prefixlen, ifindex, rule.egress, _PROTOCOLS[rule.protocol], rule.port)
     return struct.pack("<IIBBH", *fixed) + network.network_address.packed
 

@@ -23,7 +23,7 @@ from ebpfperf.lab.nodes import LabNode, run
 _SOURCE = "calico.bpf.c"
 _MAGIC = b"ebpfperf-config\0"
 _CONFIG = struct.Struct("<16s24s3I4s5I20x")
-_LEVELS = {"off": 0, "": 0, "info": 1, "debug": 2}
+_LEVELS = {"info": 1, "debug": 2}
 _LEVEL_WORDS = ("no_log", "info", "debug")
 # Since v3.25 the tag has room for the longest name; since v3.27 all programs have one name.
 _WIDE_TAG_FROM, _ONE_NAME_FROM, _OBJECT_NAMES_UNTIL = (3, 25), (3, 27), (3, 20)
@@ -101,7 +101,7 @@ def filter_name(hook: Hook, kind: Kind, settings: Settings, program_id: int) -> 
     short = "wep" if kind & Kind.WORKLOAD else "tnl" if kind & Kind.TUNNEL else "hep"
     fib = "fib_" if settings.options & Option.FIB and kind & Kind.TO_HOST else ""
     dsr = "dsr_" if settings.options & Option.DSR else ""
-    level = _LEVEL_WORDS[_LEVELS[settings.log_level.lower()]]
+    level = _LEVEL_WORDS[_level(settings)]
     return f"{way}_{short}_{fib}{dsr}{level}.o:[{_program_name(kind, settings.release)}]"
 
 
@@ -181,7 +181,7 @@ def _configured(
         tag(device, kind, settings.release).encode(),
         kind,
         settings.options | options,
-        _LEVELS[settings.log_level.lower()],
+        _level(settings),
         socket.inet_aton(settings.host_ip),
         settings.tunnel_mtu,
         settings.vxlan_port,
@@ -190,3 +190,8 @@ def _configured(
         settings.tunl_ifindex,
     )
     return program[:place] + config + program[place + len(config) :]
+
+
+def _level(settings: Settings) -> int:
+    # Felix takes its default, off, for a word that it does not know.
+    return _LEVELS.get(settings.log_level.lower(), 0)
