@@ -62,7 +62,7 @@ static __always_inline void note(struct __sk_buff *skb, const struct packet *p,
 		leg->ifindex = p->ifindex;
 #if LEGS_COUNT
 	if (TO_HOST || !(skb->mark & MARK_SEEN)) {
-		__sync_fetch_and_add(&leg->bytes, p->ip_bytes);
+		__sync_fetch_and_add(&leg->bytes, skb->len);
 		__sync_fetch_and_add(&leg->packets, 1);
 	}
 #endif

@@ -43,13 +43,14 @@ static __noinline int create(struct __sk_buff *skb, const struct packet *p,
 		leg->bits |= LEG_WORKLOAD;
 #endif
 #if LEGS_COUNT
-	leg->bytes = p->ip_bytes;
+	leg->bytes = skb->len;
 	leg->packets = 1;
 	if (!forth)
 		flags |= CT_B_OPENED;
 #endif
-	if (!TO_HOST)
-		back->bits = LEG_APPROVED; /* policy has just allowed it */
+	/* Policy has just allowed it; or what goes to another node's backend may also come back. */
+	if (!TO_HOST || flags & CT_NP_FWD)
+		back->bits = LEG_APPROVED;
 	value.flags = flags;
 	value.flags_high = flags >> 8;
 	if (to->found) {
