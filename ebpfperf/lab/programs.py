@@ -100,7 +100,9 @@ def filter_name(hook: Hook, kind: Kind, settings: Settings, program_id: int) -> 
     way = "from" if hook.direction == INGRESS else "to"
     short = "wep" if kind & Kind.WORKLOAD else "tnl" if kind & Kind.TUNNEL else "hep"
     fib = "fib_" if settings.options & Option.FIB and kind & Kind.TO_HOST else ""
-    dsr = "dsr_" if settings.options & Option.DSR else ""
+    # Only these answer an outside client, or send it to another node.
+    answers = kind & (Kind.HOST | Kind.TO_HOST) and not kind & Kind.TUNNEL
+    dsr = "dsr_" if settings.options & Option.DSR and answers else ""
     level = _LEVEL_WORDS[_level(settings)]
     return f"{way}_{short}_{fib}{dsr}{level}.o:[{_program_name(kind, settings.release)}]"
 
