@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 # Detail (-d) carries the kind of a device; addresses come with it, so one command tells both.
 LINKS_ARGV = ("ip", "-j", "-d", "addr", "show")
 ROUTES_ARGV = ("ip", "-j", "-4", "route", "show")
+# Where Calico pins its links since v3.31: programs attached by TCX are no filters of tc.
+LINKS_DIRECTORY = "/sys/fs/bpf/tcx"
+TCX_ARGV = ("ls", LINKS_DIRECTORY)
+_FILTER = re.compile(r" handle \S+ (?P<name>\S*cali\S*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,18 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What one node shows. ``address`` is its InternalIP; ``mtu_file`` what Felix wrote for CNI."""
+    """What one node shows. ``address`` is its InternalIP; ``mtu_file`` what Felix wrote for CNI.
+
+    ``programs`` names Calico's programs on the ingress of the NIC; None where nobody looked, or
+    nobody may.
+    """
 
     name: str
     address: str
     links: tuple[Link, ...]
     routes: tuple[Route, ...]
     mtu_file_bytes: int | None = None
+    programs: tuple[str, ...] | None = None
 
     def link(self, name: str) -> Link | None:
         """The device of that name."""
@@ -131,6 +141,22 @@ def parse_routes(text: bytes) -> tuple[Route, ...]:
         for entry in _entries(text)
         if entry.get("dst")
     )
+
+
+def filters_argv(device: str) -> list[str]:
+    """The command that prints the filters on the ingress of a device."""
+    return ["tc", "filter", "show", "dev", device, "ingress"]
+
+
+def parse_programs(filters: str, pins: str, device: str) -> tuple[str, ...]:
+    """Calico's programs on the ingress of a device: filters by name, and pinned TCX links.
+
+    Up to v3.20 a filter's name is the object's file, which tells how it was compiled
+    (``from_hep_fib_no_log.o:[calico_from_host_ep]``); since v3.31 there is no filter.
+    """
+    named = [match["name"] for match in _FILTER.finditer(filters)]
+    links = [f"TCX link {name}" for name in pins.split() if name == f"{device}_ingress"]
+    return (*named, *links)
 
 
 def parse_source(text: bytes) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ebpfperf.calico import felixenv
@@ -18,9 +18,12 @@ from ebpfperf.model import Fact, Treatment
 from ebpfperf.network_view import (
     LINKS_ARGV,
     ROUTES_ARGV,
+    TCX_ARGV,
     NodeView,
+    filters_argv,
     ipip_driver,
     parse_links,
+    parse_programs,
     parse_routes,
 )
 from ebpfperf.remote import Node
@@ -69,10 +72,13 @@ class Observer:
         self._nodes = nodes
         self._addresses = addresses
 
-    def views(self) -> tuple[dict[str, NodeView], dict[str, bytes]]:
-        """Node → what it shows, and file name → what its commands printed."""
+    def views(self, *, programs: bool = False) -> tuple[dict[str, NodeView], dict[str, bytes]]:
+        """Node → what it shows, and file name → what its commands printed.
+
+        ``programs``: whether to look for Calico's eBPF programs too.
+        """
         with ThreadPoolExecutor(max_workers=len(self._nodes)) as pool:
-            seen = list(pool.map(self._view, self._nodes))
+            seen = list(pool.map(self._view, self._nodes, [programs] * len(self._nodes)))
         raw: dict[str, bytes] = {}
         for _, printed in seen:
             raw.update(printed)
@@ -87,7 +93,7 @@ class Observer:
         pod = self._kube.calico_node_pod(name)
         return pod is None or pod_ready(pod)
 
-    def _view(self, name: str) -> tuple[NodeView, dict[str, bytes]]:
+    def _view(self, name: str, programs: bool) -> tuple[NodeView, dict[str, bytes]]:
         node = self._nodes[name]
         links = node.run(LINKS_ARGV).stdout
         routes = node.run(ROUTES_ARGV).stdout
@@ -99,6 +105,8 @@ class Observer:
             parse_routes(routes),
             int(mtu) if mtu.isdigit() else None,
         )
+        if programs and view.nic is not None:
+            view = replace(view, programs=_programs(node, view.nic.name))
         return view, {f"settle.{name}.addr.json": links, f"settle.{name}.route.json": routes}
 
     def _felix(self, name: str) -> FelixSeen:
@@ -117,6 +125,15 @@ class Observer:
             # Reading logs is a right of its own; devices and routes still tell.
             return FelixSeen(nothing, error.what)
         return FelixSeen(felix_state(parse(text)), tail="\n".join(text.splitlines()[-40:]))
+
+
+def _programs(node: Node, nic: str) -> tuple[str, ...] | None:
+    """Calico's programs on the node's NIC; None where neither tc nor the pins can be read."""
+    filters = node.run(filters_argv(nic), check=False)
+    pins = node.run(TCX_ARGV, check=False)
+    if filters.status != 0 and pins.status != 0:
+        return None
+    return parse_programs(filters.text, pins.text, nic)
 
 
 def wanted_on(
@@ -197,8 +214,9 @@ def await_shown(
     """
     begun = time.monotonic()
     names = list(wanted)
+    programs = any("bpfEnabled" in felix_fields(want.treatment) for want in wanted.values())
     while True:
-        views, raw = observer.views()
+        views, raw = observer.views(programs=programs)
         felix = observer.felix()
         waited_s = time.monotonic() - begun
         found: list[str] = []
@@ -277,6 +295,8 @@ def _facts(
                 label = device.split(".")[0]
                 facts.append(Fact(name, f"{label}_kind", link.kind or UNKNOWN))
                 facts.append(Fact(name, f"{label}_mtu", str(link.mtu_bytes), "bytes"))
+        if view.programs is not None:
+            facts.append(Fact(name, "nic_programs", ", ".join(view.programs) or "none"))
         if view.mtu_file_bytes is not None:
             facts.append(Fact(name, "felix_pod_mtu", str(view.mtu_file_bytes), "bytes"))
     return tuple(facts)

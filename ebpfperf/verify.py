@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from ebpfperf.calico.encapsulation import Enabled, enabled
+from ebpfperf.calico.encapsulation import Enabled, enabled, felix_fields
 from ebpfperf.calico.mtu import (
     DEFAULT_MTU_IFACE_PATTERN,
     host_mtu_bytes,
@@ -87,6 +87,7 @@ def problems(view: NodeView, peer: NodeView, wanted: Wanted) -> tuple[str, ...]:
         *_device_problems(view, wanted),
         *_route_problems(view, peer, wanted),
         *_mtu_file_problems(view, wanted),
+        *_program_problems(view, wanted),
     )
 
 
@@ -154,6 +155,18 @@ def _mtu_file_problems(view: NodeView, wanted: Wanted) -> list[str]:
     if rule is None or view.mtu_file_bytes is None or view.mtu_file_bytes == rule:
         return []
     return [f"Felix on {view.name} gives pods MTU {view.mtu_file_bytes}, not {rule}"]
+
+
+def _program_problems(view: NodeView, wanted: Wanted) -> list[str]:
+    """Whether the NIC has Calico's programs, where the treatment says which dataplane it is."""
+    asked = felix_fields(wanted.treatment).get("bpfEnabled")
+    if asked is None or view.programs is None or view.nic is None:
+        return []
+    if asked and not view.programs:
+        return [f"{view.nic.name} of {view.name} has no eBPF program of Calico's"]
+    if not asked and view.programs:
+        return [f"{view.nic.name} of {view.name} still has {view.programs[0]}"]
+    return []
 
 
 def _host_mtu(view: NodeView, wanted: Wanted) -> int:

@@ -48,7 +48,7 @@ class Script:
         self.ready = ready
         self.looks = 0
 
-    def views(self) -> tuple[dict[str, NodeView], dict[str, bytes]]:
+    def views(self, *, programs: bool = False) -> tuple[dict[str, NodeView], dict[str, bytes]]:
         return views(self.now[0]), {"settle.node-1.addr.json": b"[]"}
 
     def felix(self) -> dict[str, FelixSeen]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ebpfperf.calico import felixenv
-from ebpfperf.model import Overlay, Scope, Treatment
+from ebpfperf.model import Dataplane, Overlay, Scope, Treatment
 from ebpfperf.network_view import (
     Link,
     NodeView,
@@ -17,6 +17,7 @@ from ebpfperf.network_view import (
     ipip_driver,
     link_of,
     parse_links,
+    parse_programs,
     parse_routes,
 )
 from ebpfperf.placement import parse_namespaces, parse_processes, processes_argv
@@ -263,3 +264,53 @@ def test_namespaces_as_stat_prints_them() -> None:
         "stat: cannot stat '/proc/13/ns/net'"
     )
     assert parse_namespaces(text) == {"self": "4026531833", "12": "4026532000"}
+
+
+# What tc of iproute2 6.1 printed on nodes that present v3.16, v3.26 and v3.30.
+FILTERS = """\
+filter protocol all pref 1 bpf chain 0
+filter protocol all pref 1 bpf chain 0 handle 0x1 {name} direct-action not_in_hw id 3228 \
+name calico_from_hos tag 3f19230516366614 jited
+filter protocol all pref 2 bpf chain 0
+filter protocol all pref 2 bpf chain 0 handle 0x1 other.o:[tc/decap] direct-action not_in_hw \
+id 3105 name other_decap tag 6093f95fd004638b jited
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "from_hep_fib_no_log.o:[calico_from_host_ep]",
+        "calico_from_hos:[3228]",
+        "cali_tc_preambl:[6113]",
+    ],
+)
+def test_programs_are_told_by_the_filters_name(name: str) -> None:
+    assert parse_programs(FILTERS.format(name=name), "", "ens11") == (name,)
+    assert parse_programs(FILTERS.format(name="other.o:[x]"), "", "ens11") == ()
+
+
+def test_programs_attached_by_tcx_are_told_by_their_pins() -> None:
+    pins = "cali0123456789a_ingress\nens11_egress\nens11_ingress\nens110_ingress\n"
+    assert parse_programs("", pins, "ens11") == ("TCX link ens11_ingress",)
+    assert parse_programs("", pins, "ens12") == ()
+
+
+@pytest.mark.parametrize(
+    ("dataplane", "programs", "said"),
+    [
+        (Dataplane.EBPF, (), "ens11 of node-1 has no eBPF program of Calico's"),
+        (Dataplane.STANDARD, ("cali_tc_preambl:[7]",), "ens11 of node-1 still has cali_tc_preambl"),
+        (Dataplane.EBPF, ("cali_tc_preambl:[7]",), ""),
+        (Dataplane.STANDARD, (), ""),
+        (Dataplane.EBPF, None, ""),
+        (None, (), ""),
+    ],
+)
+def test_a_dataplane_is_shown_by_the_programs_on_the_nic(
+    dataplane: Dataplane | None, programs: tuple[str, ...] | None, said: str
+) -> None:
+    wanted = want(Overlay.NONE)
+    wanted = replace(wanted, treatment=replace(wanted.treatment, dataplane=dataplane))
+    found = "; ".join(problems(replace(view(1), programs=programs), view(2), wanted))
+    assert found.startswith(said) if said else found == ""
