@@ -72,6 +72,7 @@ def status(name: Name = "lab", as_json: Json = False) -> None:
         "underlay": "underlay_ip",
         "nic": "nic",
         "pods": "pods",
+        "dataplane": "dataplane",
         "encapsulation": "encapsulation",
         "ipip driver": "ipip_driver",
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from ebpfperf.calico.maps import DIRECTORY
 from ebpfperf.errors import LabError
 from ebpfperf.lab.nodes import LabNode, run
 from ebpfperf.lab.running import Lab
@@ -73,7 +75,14 @@ def _row(node: LabNode, felix_said: str) -> dict[str, Any]:
     return {
         **_machine(node, links),
         "pods": sum(name.startswith("cali") for name in links),
+        "dataplane": "ebpf" if _has_maps(node) else "standard",
         "encapsulation": " and ".join(overlays) or "none",
         "ipip_driver": _DRIVERS.get(tunl["linkinfo"]["info_kind"], "?") if tunl else "not in use",
         "felix": felix_said.strip(),
     }
+
+
+def _has_maps(node: LabNode) -> bool:
+    """Whether the node has an eBPF dataplane's maps pinned."""
+    directory = Path(f"/proc/{node.holder_pid}/root{DIRECTORY}")
+    return directory.is_dir() and any(directory.iterdir())
