@@ -9,7 +9,6 @@ import re
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,6 @@ RESTART_S = 2.0
 # kernel is put right this often, and a measurement is not disturbed more often than that.
 RESYNC_S = 90.0
 _RETRY_S = 0.5
-_KEPT_LINES = 5000
 _MTU_FILE = "var/lib/calico/mtu"
 FAULT_ANNOTATION = "lab.ebpfperf/fault"
 UNSUPPORTED = "kernel-unsupported"
@@ -100,7 +98,7 @@ class Felix:
         self._flags = PoolFlags(store, self._version) if node.index == 1 else None
         self._dataplane = Dataplane(node)
         self._bpf = BpfManager(node, self._peers, store, ipam, version=self._version)
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._log = felixlog.NodeLog(Path(f"/proc/{node.holder_pid}/root"))
         self._pid = 0
         self._config: Config | None = None
         self._host_mtu = 0
@@ -117,7 +115,7 @@ class Felix:
     @property
     def log_lines(self) -> list[str]:
         """What calico-node has logged, oldest first; bounded."""
-        return list(self._lines)
+        return self._log.lines
 
     def start(self) -> None:
         """Begin."""
@@ -297,4 +295,7 @@ class Felix:
         partial.replace(file)
 
     def _say(self, level: str, file: str, number: int, message: str) -> None:
-        self._lines.append(felixlog.line(level, self._pid, file, number, message))
+        spec = self._config.spec if self._config else {}
+        to_file = str(spec.get("logFilePath", "")).lower() != "none"
+        text = felixlog.line(level, self._pid, file, number, message)
+        self._log.add(text, to_file=to_file)

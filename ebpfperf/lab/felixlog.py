@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ebpfperf.calico.releases import minor
 
 # Resource field → the name Felix logs, where it is not the field with its first word in capitals.
 _NAMES = {"ipipEnabled": "IpInIpEnabled", "ipipMTU": "IpInIpMtu"}
 _ACRONYMS = re.compile(r"^(aws|bpf|bgp|dns|ipv6|mtu|nat|vxlan)(?=[A-Z])")
+
+
+# felix/config/config_params.go: LogFilePath where nothing else is set.
+LOG_FILE = "/var/log/calico/felix.log"
+_KEPT_LINES = 5000
+_LARGEST_BYTES = 1_000_000
+
+
+class NodeLog:
+    """What a node's Felix has said: the newest lines, and a file on the node."""
+
+    def __init__(self, root: Path) -> None:
+        self._file = root / LOG_FILE.lstrip("/")
+        # A node that has no /var of its own would write to the machine's.
+        own = self._file.parent.is_dir()
+        self._own = own and self._file.parent.stat().st_dev != Path("/var").stat().st_dev
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    @property
+    def lines(self) -> list[str]:
+        """The newest lines, oldest first."""
+        return list(self._lines)
+
+    def add(self, text: str, *, to_file: bool = True) -> None:
+        """One more line. A file that cannot be written is done without."""
+        self._lines.append(text)
+        if not (self._own and to_file):
+            return
+        with contextlib.suppress(OSError):
+            if self._file.exists() and self._file.stat().st_size > _LARGEST_BYTES:
+                self._file.replace(self._file.with_suffix(".log.1"))
+            with self._file.open("a") as file:
+                file.write(text + "\n")
 
 
 def line(level: str, pid: int, file: str, number: int, message: str) -> str:
