@@ -138,23 +138,23 @@ static __always_inline int from_backend(struct __sk_buff *skb, struct packet *p,
 {
 	bool client_is_here = route_has(route_of(p->daddr), ROUTE_LOCAL | ROUTE_WORKLOAD);
 	__u32 addr = c->addr, tun_ip = c->tun_ip;
+	bool tunnel;
 
 	if (TO_HOST && client_is_here)
 		return allow(p, forward(skb, p, MARK_SEEN, true, false));
 	if (!TO_HOST && !TO_WORKLOAD)
 		return allow(p, TC_ACT_UNSPEC);
+	tunnel = TO_HOST && tun_ip && !OPTION(OPT_DSR);
+	/* While the packet is still as its sender made it: the answer must quote that. */
+	if (tunnel && p->dont_fragment && too_long_to_wrap(skb, p))
+		return allow(p, answer(skb, p, ICMP_FRAG_NEEDED, config.tunnel_mtu));
 	DEBUG_CT(p->proto, "SNAT from " ADDR ":%d", ADDR_OF(addr), c->port);
 	if (rewrite(skb, p, addr, c->port, true))
 		return drop(p, R_CHECKSUM);
 	if (TO_WORKLOAD)
 		return allow(p, TC_ACT_UNSPEC);
-	if (tun_ip && !OPTION(OPT_DSR)) {
-		if (p->dont_fragment && too_long_to_wrap(skb, p))
-			return allow(p,
-				     answer(skb, p, ICMP_FRAG_NEEDED, config.tunnel_mtu));
-		if (wrap(skb, p, tun_ip))
-			return drop(p, R_ENCAP);
-	}
+	if (tunnel && wrap(skb, p, tun_ip))
+		return drop(p, R_ENCAP);
 	return allow(p, forward(skb, p, MARK_BYPASS, true, false));
 }
 
