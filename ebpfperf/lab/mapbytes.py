@@ -130,11 +130,15 @@ def nat(
         value = struct.pack("<IIII", number, len(chosen), local, port.affinity_s)
         if minor(release) >= _FLAGS_SINCE:
             value += struct.pack("<I", flags)
-        places = [(port.cluster_ip, port.port)]
+        places = [(port.cluster_ip, port.port, value)]
         if port.node_port is not None:
-            places += [(node_ip, port.node_port), (_EVERY_HOST, port.node_port)]
-        for address, number_on_wire in places:
-            frontends[_frontend_key(address, number_on_wire, port.protocol)] = value
+            here = value
+            if port.external_local and minor(release) < _FLAGS_SINCE:
+                # Without a flag to say so, there are no other backends than the node's own.
+                here = struct.pack("<IIII", number, local, local, port.affinity_s)
+            places += [(node_ip, port.node_port, here), (_EVERY_HOST, port.node_port, value)]
+        for address, number_on_wire, what in places:
+            frontends[_frontend_key(address, number_on_wire, port.protocol)] = what
     return frontends, backends
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
+from ebpfperf.calico.mtu import VXLAN_OVERHEAD_BYTES
 from ebpfperf.calico.releases import minor
 from ebpfperf.errors import LabError
 from ebpfperf.lab.attach import INGRESS, Hook
@@ -27,6 +28,8 @@ _LEVELS = {"info": 1, "debug": 2}
 _LEVEL_WORDS = ("no_log", "info", "debug")
 # Since v3.25 the tag has room for the longest name; since v3.27 all programs have one name.
 _WIDE_TAG_FROM, _ONE_NAME_FROM, _OBJECT_NAMES_UNTIL = (3, 25), (3, 27), (3, 20)
+# Before, a workload's program leaves room for a tunnel within the tunnel's own MTU.
+_ONE_LIMIT_FROM = (3, 17)
 # Kernel map in the object → what the map is for.
 MAPS = {
     "ct": "conntrack",
@@ -178,6 +181,9 @@ def _configured(
     program: bytes, device: str, kind: Kind, settings: Settings, options: Option
 ) -> bytes:
     place = program.index(_MAGIC)
+    limit = settings.tunnel_mtu
+    if kind & Kind.WORKLOAD and minor(settings.release) < _ONE_LIMIT_FROM:
+        limit -= VXLAN_OVERHEAD_BYTES
     config = _CONFIG.pack(
         _MAGIC,
         tag(device, kind, settings.release).encode(),
@@ -185,7 +191,7 @@ def _configured(
         settings.options | options,
         _level(settings),
         socket.inet_aton(settings.host_ip),
-        settings.tunnel_mtu,
+        limit,
         settings.vxlan_port,
         settings.vxlan_vni,
         settings.vxlan_ifindex,
