@@ -57,6 +57,9 @@ static __always_inline int look_at(struct __sk_buff *skb, struct packet *p)
 	default:
 		break;
 	}
+#if RELEASE < 318
+	DEBUG("IP id=%d s=%x d=%x", p->ip_id, bpf_ntohl(p->saddr), bpf_ntohl(p->daddr));
+#endif
 	if (FROM_NIC) {
 		switch (unwrap(skb, p)) {
 		case UNWANTED:

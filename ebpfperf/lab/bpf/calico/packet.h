@@ -15,7 +15,7 @@ struct packet {
 	__u32 saddr, daddr;
 	__u16 sport, dport;
 	__u32 l3, l4;   /* offsets of the two headers */
-	__u16 ip_bytes;
+	__u16 ip_bytes, ip_id;
 	__u8 proto, ttl;
 	__u8 tos, tcp_bits;
 	bool dont_fragment, fragment;
@@ -72,6 +72,7 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	p->ttl = ip.ttl;
 	p->tos = ip.tos;
 	p->ip_bytes = bpf_ntohs(ip.tot_len);
+	p->ip_id = bpf_ntohs(ip.id);
 	p->dont_fragment = ip.frag_off & IP_DONT;
 	/* Only the first fragment has ports: none of them is tracked. */
 	p->fragment = ip.frag_off & (IP_FRAGMENT | IP_MORE);
