@@ -17,7 +17,7 @@ from typing import Any, Self
 from ebpfperf import model, placement
 from ebpfperf.calico.encapsulation import enabled
 from ebpfperf.errors import InputError, RestoreError, SettleError
-from ebpfperf.facts import cluster_facts, nodes_facts
+from ebpfperf.facts import cluster_facts, emulation_facts, nodes_facts
 from ebpfperf.fronts import node_front, service_front
 from ebpfperf.journal import Journal
 from ebpfperf.kube import Kube
@@ -231,6 +231,7 @@ class Cluster:
         endpoints = self._endpoints(flows, shown, wanted)
         facts, raw = check_paths(endpoints, shown.views, wanted, self._connected)
         facts += self._answers(flows, endpoints)
+        facts += emulation_facts(self._measured_objects())
         self._settled = Settled(
             treatment,
             endpoints,
@@ -254,7 +255,7 @@ class Cluster:
                 information=self.kube.cluster_information(),
                 felix=objects.felix,
                 pools=list(objects.pools.values()),
-                nodes=[n for n in self.kube.nodes() if n["metadata"]["name"] in self._measured],
+                nodes=self._measured_objects(),
             ),
         )
 
@@ -402,6 +403,9 @@ class Cluster:
             return service_front(service)
         node = self.server_node if path is model.Path.NODEPORT_LOCAL else self.client_node
         return node_front(service, node=node, address=self._addresses[node])
+
+    def _measured_objects(self) -> list[Object]:
+        return [n for n in self.kube.nodes() if n["metadata"]["name"] in self._measured]
 
     def _outside(self, towards: str) -> Endpoint:
         """The client outside the cluster, as it reaches an address."""

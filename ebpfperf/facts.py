@@ -194,11 +194,7 @@ def cluster_facts(
     pools: Sequence[Mapping[str, Any]],
     nodes: Sequence[Mapping[str, Any]],
 ) -> tuple[Fact, ...]:
-    """Facts of the API's objects: releases, Felix's fields, pools.
-
-    An emulation says what it is in annotations that begin with ``lab.ebpfperf/``; each is a fact
-    (``lab_emulation``), so that a report can say so.
-    """
+    """Facts of the API's objects: releases, Felix's fields, pools, what an emulation says it is."""
     spec = (information or {}).get("spec", {})
     facts = [
         Fact("", "calico_release", spec.get("calicoVersion") or f"{UNKNOWN}: not said"),
@@ -211,16 +207,28 @@ def cluster_facts(
         name = node["metadata"]["name"]
         info = node.get("status", {}).get("nodeInfo", {})
         facts.append(Fact(name, "kubelet_version", info.get("kubeletVersion") or UNKNOWN))
-        marks = {
-            **(node["metadata"].get("labels") or {}),
-            **(node["metadata"].get("annotations") or {}),
-        }
-        facts += [
-            Fact(name, "lab_" + re.sub(r"\W", "_", key.removeprefix(LAB_PREFIX)), str(value))
-            for key, value in sorted(marks.items())
-            if key.startswith(LAB_PREFIX)
-        ]
-    return tuple(facts)
+    return (*facts, *emulation_facts(nodes))
+
+
+def emulation_facts(nodes: Iterable[Mapping[str, Any]]) -> tuple[Fact, ...]:
+    """What an emulation says of itself now; empty for a real cluster.
+
+    It does so in labels and annotations of Node objects that begin with ``lab.ebpfperf/``.
+    """
+    return tuple(
+        Fact(node["metadata"]["name"], _emulated(key), str(value))
+        for node in nodes
+        for key, value in sorted(_marks(node["metadata"]).items())
+        if key.startswith(LAB_PREFIX)
+    )
+
+
+def _marks(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+
+
+def _emulated(key: str) -> str:
+    return "lab_" + re.sub(r"\W", "_", key.removeprefix(LAB_PREFIX))
 
 
 def _ask(node: Node, query: Query) -> Named:

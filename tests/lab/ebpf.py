@@ -219,12 +219,16 @@ class World:
 
     # -------------------------------------------------------------------------- what nodes show
 
-    def tool(self, node: LabNode, *argv: str) -> Any:
-        """What a tool of the node prints, as JSON."""
+    def prints(self, node: LabNode, *argv: str) -> str:
+        """What a tool of the node prints."""
         done = subprocess.run(
             node.enter(argv), check=True, capture_output=True, text=True, timeout=LIMIT_S
         )
-        return json.loads(done.stdout or "[]")
+        return done.stdout
+
+    def tool(self, node: LabNode, *argv: str) -> Any:
+        """What a tool of the node prints, as JSON."""
+        return json.loads(self.prints(node, *argv) or "[]")
 
     def links(self, node: LabNode) -> dict[str, dict[str, Any]]:
         return {link["ifname"]: link for link in self.tool(node, "ip", "-d", "-j", "addr", "show")}
@@ -274,23 +278,23 @@ class World:
 
 
 class Trace:
-    """The debug log, from where it is entered on.
+    """The lines of the debug log with these tags, from where it is entered on.
 
     From an instance of the tracing directory, which has a pipe of its own: whoever reads the
     machine's one pipe takes lines away from other readers.
     """
 
-    def __init__(self, node: LabNode, *, only: str = "") -> None:
+    def __init__(self, node: LabNode, *tags: str) -> None:
         self._root = Path(f"/proc/{node.holder_pid}/root/sys/kernel/tracing/instances")
         self._place = self._root / f"t{os.getpid()}-{time.monotonic_ns()}"
-        self._only = only
+        # By the kernel: a machine that runs other labs has more to tell than a buffer holds.
+        self._only = " || ".join(f'bpf_string ~ "{tag}: *"' for tag in tags)
 
     def __enter__(self) -> Trace:
         self._place.mkdir()
         (self._place / "buffer_size_kb").write_text("16384")
         event = self._place / "events/bpf_trace/bpf_trace_printk"
-        if self._only:
-            (event / "filter").write_text(f'bpf_string ~ "{self._only}"')
+        (event / "filter").write_text(self._only)
         self._pipe = os.open(self._place / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         (event / "enable").write_text("1")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -443,7 +444,7 @@ def test_a_client_goes_on_seeing_the_service_and_the_backend_the_client(
         assert front.backend.clients[-1] == stream.getsockname()
         data = os.urandom(1_009)
         stream.sendall(data)
-        assert stream.recv(2048, socket.MSG_WAITALL) or True
+        assert stream.recv(len(data), socket.MSG_WAITALL) == data
         assert stream.getpeername() == (front.service.address, PORT)
     # From outside the client's address arrives as well: nothing is masqueraded.
     with socket_in(world.client.holder_pid, socket.AF_INET, socket.SOCK_STREAM) as stream:
@@ -510,8 +511,8 @@ def test_what_does_not_fit_once_wrapped_is_answered_with_the_mtu_to_use(
                 front.service.node_port,
             )
             assert datagrams.getsockopt(socket.IPPROTO_IP, _IP_MTU) == limit
-            with pytest.raises(OSError, match="Message too long"):
-                datagrams.send(oversize)
+            refusals = datagrams.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            assert refusals == errno.EMSGSIZE
     assert oversize not in front.backend.datagrams
     client.run(["ip", "route", "flush", "cache"])
 
@@ -549,8 +550,9 @@ def test_a_workload_that_sends_from_an_address_of_another_is_dropped(
             (neighbour.address, 13, rf"skb iface \({index}\) != route iface \({there}\)"),
         )
         before = world.drops(one.node, one.device, 12)
+        start = tag(world.release, one.device, "E")
         receiver = socket_in(other.pid, socket.AF_INET, socket.SOCK_DGRAM)
-        with Trace(one.node, only=f"{one.device[:8]}*") as trace, raw_in(one.pid) as raw, receiver:
+        with Trace(one.node, start) as trace, raw_in(one.pid) as raw, receiver:
             receiver.bind((other.address, FLOW_PORT))
             for source, count, words in cases:
                 packet = udp_packet((source, 999), (other.address, FLOW_PORT), b"spoofed")
@@ -559,7 +561,7 @@ def test_a_workload_that_sends_from_an_address_of_another_is_dropped(
                 between = "" if words.startswith("skb") else ":"
                 end = re.escape(denied(world.release, reason)) + TIMED
                 expected = [rf"Workload RPF fail{between} {words}", end] * count
-                lines = told(trace, tag(world.release, one.device, "E"))
+                lines = told(trace)
                 assert len(lines) == len(expected)
                 for line, pattern in zip(lines, expected, strict=True):
                     assert re.fullmatch(pattern, line)
@@ -576,7 +578,7 @@ def test_a_node_ports_packet_is_unwrapped_only_if_a_node_wrapped_it(
     node_1, node_2, client = world.node(1), world.node(2), world.client
     reason = 0xED if world.release == "v3.16" else 11
     before = world.drops(node_2, node_2.nic, 11)
-    with Trace(node_2, only=f"{node_2.nic}-*") as trace:
+    with Trace(node_2, tag(world.release, node_2.nic, "I")) as trace:
         for machine, count in ((client, 7), (node_1, 11)):
             payload = os.urandom(16)
             inner = udp_packet(
@@ -590,9 +592,7 @@ def test_a_node_ports_packet_is_unwrapped_only_if_a_node_wrapped_it(
                 sender.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
                 for _ in range(count):
                     sender.sendto(forged, (node_2.underlay_ip, VXLAN_PORT))
-            verdicts = Counter(
-                line.partition(".")[0] for line in told(trace, tag(world.release, node_2.nic, "I"))
-            )
+            verdicts = Counter(text.partition(".")[0] for text in told(trace))
             refusal = denied(world.release, reason)
             if machine is client:
                 assert verdicts[refusal] == count
@@ -615,6 +615,366 @@ def tag(release: str, device: str, letter: str) -> str:
     return f"{device[:width].ljust(width, '-')}-{letter}"
 
 
-def told(trace: Trace, start: str) -> list[str]:
-    """What lines with that tag say after it."""
-    return [line.removeprefix(f"{start}: ") for line in trace.lines() if line.startswith(start)]
+def told(trace: Trace) -> list[str]:
+    """What the lines since the last call say after their tags."""
+    return [line.split(": ", 1)[1] for line in trace.lines()]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What lines of a release say, by its tables; patterns of the whole text after the tag."""
+
+    release: str
+
+    @property
+    def old(self) -> bool:
+        """Whether addresses are bare hexadecimal and protocols are numbers."""
+        return self.release in ("v3.16", "v3.26")
+
+    def address(self, dotted: str) -> str:
+        return f"{int.from_bytes(socket.inet_aton(dotted)):x}" if self.old else re.escape(dotted)
+
+    @property
+    def conntrack(self) -> str:
+        return "CT-17" if self.old else "CT:"
+
+    def start(self, mark: str = "[0-9a-f]+") -> list[str]:
+        """How a packet begins, where its program looks at it."""
+        if self.release == "v3.16":
+            return [r"IP id=\d+ s=[0-9a-f]{1,8} d=[0-9a-f]{1,8}"]
+        return [rf"New packet at ifindex=\d+; mark={mark}"]
+
+    def lookup(self, source: tuple[str, int], destination: tuple[str, int]) -> list[str]:
+        (here, port), (there, other) = source, destination
+        return [
+            rf"{self.conntrack} lookup from {self.address(here)}:{port}",
+            rf"{self.conntrack} lookup to   {self.address(there)}:{other}",
+        ]
+
+    def no_service(self, destination: tuple[str, int]) -> list[str]:
+        address, port = destination
+        end = r"protocol=17\." if self.old else "udp"
+        return [
+            rf"NAT: 1st level lookup addr={self.address(address)} port={port} {end}",
+            r"NAT: Miss\.",
+        ]
+
+    @property
+    def asks_policy(self) -> list[str]:
+        if self.release == "v3.16":
+            return [
+                r"About to jump to policy program; "
+                r"lack of further logs means policy dropped the packet\.\.\."
+            ]
+        return []
+
+    @property
+    def allowed(self) -> list[str]:
+        normal = "normal " if self.old else ""
+        return [*self.asks_policy, f"Allowed by {normal}policy: ACCEPT"]
+
+    @property
+    def denied(self) -> list[str]:
+        """v3.16 says nothing more once it has asked."""
+        if self.release == "v3.16":
+            return self.asks_policy
+        return ["DENY due to policy", r"Final result=DENY \(4\)" + TIMED]
+
+    def mark(self, name: str) -> str:
+        old = {"seen": "c1000000", "bypass": "c3000000"}
+        new = {"seen": "1000000", "bypass": "3000000"}
+        return (old if self.release == "v3.16" else new)[name]
+
+    def towards_host(self, mark: str) -> list[str]:
+        prefix = "" if self.old else "0x"
+        return [f"Traffic is towards host namespace, marking with {prefix}{self.mark(mark)}\\."]
+
+    def redirected(self, gateway: str, ifindex: int) -> list[str]:
+        end = "" if self.old else f" - gw {re.escape(gateway)}"
+        return [
+            f"FIB lookup succeeded{end}",
+            rf"Got Linux FIB hit, redirecting to iface {ifindex}\.",
+            self.final(7),
+        ]
+
+    def into_pod(self, address: str, ifindex: int) -> list[str]:
+        """How a packet of a settled flow gets from a NIC into a pod."""
+        if self.old:
+            return self.redirected(address, ifindex)
+        return [rf"Redirect to peer interface \({ifindex}\) succeeded\.", self.final(7)]
+
+    def final(self, action: int) -> str:
+        return (rf"Final result=ALLOW \({action}\)" if self.old
+                else f"Final result=ALLOW rc {action}") + TIMED  # fmt: skip
+
+    @property
+    def bypassed(self) -> list[str]:
+        """All that is said of a packet that another hook has allowed already."""
+        if self.release == "v3.16":
+            return [r"Packet pre-approved by another hook, allow\.", self.final(-1)]
+        return [r"Final result=ALLOW \(3\)\. Bypass mark set\."]
+
+    @property
+    def hit(self) -> list[str]:
+        return [rf"{self.conntrack} Hit! NORMAL entry\."]
+
+    @property
+    def new(self) -> tuple[list[str], list[str]]:
+        """Before and after the service and the policy were asked for."""
+        return [rf"{self.conntrack} Miss\."], [rf"{self.conntrack} result: NEW\."]
+
+
+Packet = tuple[str, list[str]]
+
+
+def packets(trace: Trace, release: str) -> list[Packet]:
+    """(tag, texts) of each packet that the log tells of, in its order.
+
+    ARP, which the programs pass on unseen, and what others send by IPv6 are left out.
+    """
+    found: list[Packet] = []
+    open_: dict[str, list[str]] = {}
+    starts = ("IP id=", "New packet at")
+    for line in trace.lines():
+        start, text = line.split(": ", 1)
+        if start not in open_ or text.startswith(starts):
+            open_[start] = []
+            found.append((start, open_[start]))
+        open_[start].append(text)
+        if text.startswith("Final result="):
+            del open_[start]
+    unseen = 2 if release != "v3.16" else 1
+    return [
+        (start, texts)
+        for start, texts in found
+        if len(texts) > unseen or "Bypass" in texts[-1] or "DENY" in texts[-1]
+    ]
+
+
+def matches(seen: list[Packet], expected: list[Packet]) -> None:
+    """AssertionError with the first line that differs."""
+    assert [start for start, _ in seen] == [start for start, _ in expected]
+    for (start, texts), (_, patterns) in zip(seen, expected, strict=True):
+        assert len(texts) == len(patterns), (start, texts, patterns)
+        for text, pattern in zip(texts, patterns, strict=True):
+            assert re.fullmatch(pattern, text), (start, text, pattern)
+
+
+def test_felix_restarts_under_an_exchange_that_loses_nothing(world: World, pods: list[Pod]) -> None:
+    world.become(bpfLogLevel="Info")
+    one, other, _ = pods
+    before = {node.name: world.felix_pid(node) for node in world.lab.nodes}
+    done, exchanged_so_far = threading.Event(), 0
+    failure: list[BaseException] = []
+
+    def go_on() -> None:
+        nonlocal exchanged_so_far
+        try:
+            with flow(one, other) as running:
+                running.client.settimeout(2.0)
+                running.server.settimeout(2.0)
+                while not done.is_set():
+                    running.exchange(PRIME)
+                    exchanged_so_far += PRIME
+                    done.wait(0.01)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        world.become(bpfLogLevel="Debug")
+    finally:
+        done.set()
+        thread.join(LIMIT_S)
+    assert failure == []
+    assert exchanged_so_far > PRIME
+    assert all(world.felix_pid(node) != before[node.name] for node in world.lab.nodes)
+
+
+def test_debug_tells_of_each_packet_line_by_line(world: World, pods: list[Pod]) -> None:
+    world.become(bpfLogLevel="Debug")
+    one, other, _ = pods
+    words, release = Words(world.release), world.release
+    index = {
+        (pod.name, device): world.links(pod.node)[device]["ifindex"]
+        for pod in (one, other)
+        for device in (pod.device, pod.node.nic)
+    }
+    devices = [pod.device for pod in (one, other)], [pod.node.nic for pod in (one, other)]
+    tags = [tag(release, device, "?") for each in devices for device in each]
+    with Trace(one.node, *tags) as trace, flow(one, other) as exchange:
+        # Neighbours known, and nothing of the flow itself.
+        with flow(one, other, FLOW_PORT + 1) as another:
+            another.exchange(2)
+        here, there = exchange.client.getsockname(), (other.address, FLOW_PORT)
+        trace.raw()
+        ways = {
+            "E": (tag(release, one.device, "E"), tag(release, one.node.nic, "E")),
+            "I": (tag(release, other.node.nic, "I"), tag(release, other.device, "I")),
+            "e": (tag(release, other.device, "E"), tag(release, other.node.nic, "E")),
+            "i": (tag(release, one.node.nic, "I"), tag(release, one.device, "I")),
+        }
+        miss, new = words.new
+        seen = words.mark("seen")
+        to_peer = words.redirected(other.node.underlay_ip, index[one.name, one.node.nic])
+        to_one = words.redirected(one.node.underlay_ip, index[other.name, other.node.nic])
+
+        exchange.there(1)
+        forth = words.lookup(here, there)
+        first = [*forth, *miss, *words.no_service(there)]
+        matches(packets(trace, release), [
+            (ways["E"][0], [*words.start("0"), *first, *words.allowed, *new,
+                            *words.towards_host("seen"), *to_peer]),
+            (ways["E"][1], [*words.start(seen), *forth, *words.hit, words.final(-1)]),
+            # The host's stack is to check the way back of what comes from outside.
+            (ways["I"][0], [*words.start("0"), *first, *new,
+                            *words.towards_host("seen"), words.final(-1)]),
+            (ways["I"][1], [*words.start(seen), *forth, *words.hit, *words.allowed,
+                            words.final(-1)]),
+        ])  # fmt: skip
+
+        exchange.back(1)
+        back = [*words.start("0"), *words.lookup(there, here), *words.hit,
+                *words.towards_host("bypass")]  # fmt: skip
+        into = words.into_pod(one.address, index[one.name, one.device])
+        at_pod = [(ways["i"][1], words.bypassed)] if words.old else []
+        matches(packets(trace, release), [
+            (ways["e"][0], [*back, *to_one]),
+            (ways["e"][1], words.bypassed),
+            (ways["i"][0], [*back, *into]),
+            *at_pod,
+        ])  # fmt: skip
+
+        exchange.there(2)
+        settled = [*words.start("0"), *forth, *words.hit, *words.towards_host("bypass")]
+        into = words.into_pod(other.address, index[other.name, other.device])
+        at_pod = [(ways["I"][1], words.bypassed)] if words.old else []
+        matches(packets(trace, release), [
+            (ways["E"][0], [*settled, *to_peer]),
+            (ways["E"][1], words.bypassed),
+            (ways["I"][0], [*settled, *into]),
+            *at_pod,
+        ])  # fmt: skip
+
+
+def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
+    world: World, pods: list[Pod]
+) -> None:
+    world.become(bpfLogLevel="Debug")
+    one, other, _ = pods
+    start = tag(world.release, one.device, "E")
+    with Trace(one.node, start) as trace, flow(one, other) as exchange:
+        exchange.exchange(PRIME)
+        lines = trace.raw()
+    # linux/Documentation/trace/ftrace.rst: task-pid, CPU, five flags, seconds; then the function.
+    shape = re.compile(
+        r" *.{1,16}-\d+ +\[\d{3}\] [.dDbB][.NnpLlBb][.hHsSzZ][.0-9a-f]{2} +\d+\.\d{6}: "
+        rf"bpf_trace_printk: {re.escape(start)}: (?P<text>.*)"
+    )
+    told = lines[::2] if Words(world.release).old else lines
+    if Words(world.release).old:
+        assert set(lines[1::2]) == {""}
+        assert len(lines) == 2 * len(told)
+    texts = []
+    for line in told:
+        found = shape.fullmatch(line)
+        assert found, line
+        texts.append(found["text"])
+    assert sum(text.startswith("Final result=") for text in texts) == PRIME
+
+
+def test_debug_tells_what_policy_denied_and_none_of_it_arrives(
+    world: World, pods: list[Pod]
+) -> None:
+    world.become(bpfLogLevel="Debug")
+    other, words = pods[1], Words(world.release)
+    deny = [{"direction": "egress", "cidr": "0.0.0.0/0", "protocol": "UDP", "port": 5998}]
+    with world.pod("denied", 1, deny=deny) as one:
+        eventually("the pods reach each other", lambda: reaches(one, other))
+        start = tag(world.release, one.device, "E")
+        before = world.drops(one.node, one.device, 4)
+        with (
+            Trace(one.node, start) as trace,
+            flow(one, other, 5998) as stopped,
+            flow(one, other) as passing,
+        ):
+            for _ in range(PRIME):
+                stopped.client.send(b"denied")
+            here, there = stopped.client.getsockname(), (other.address, 5998)
+            expected = [*words.start("0"), *words.lookup(here, there), *words.new[0],
+                        *words.no_service(there), *words.denied]  # fmt: skip
+            matches(packets(trace, world.release), [(start, expected)] * PRIME)
+            passing.exchange(31)
+            stopped.server.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stopped.server.recv(64)
+        assert world.drops(one.node, one.device, 4) - before == PRIME
+
+
+# ------------------------------------------------------------------------------ the short-cut
+
+FLAGS = (True, False, None)
+
+
+def passed_the_stack(world: World, pod: Pod) -> tuple[int, int]:
+    """(datagrams from the pod, to the pod) that the rules of ``watched`` have counted."""
+    saved = world.prints(pod.node, "iptables-save", "-c", "-t", "filter")
+    rules = [line for line in saved.splitlines() if "-A FORWARD" in line]
+    counts = {
+        way: int(line[1:].partition(":")[0])
+        for line in rules
+        for way in ("-s", "-d")
+        if f"{way} {pod.address}/32" in line
+    }
+    return counts["-s"], counts["-d"]
+
+
+@contextlib.contextmanager
+def watched(world: World, pods: list[Pod]) -> Iterator[None]:
+    """Rules of the host's that count a flow from each pod, and what comes back of it."""
+    for verb in ("-I", "-D"):
+        for pod in pods:
+            for way, port in (("-s", "--dport"), ("-d", "--sport")):
+                rule = ["-p", "udp", way, pod.address, port, str(FLOW_PORT)]
+                world.prints(pod.node, "iptables", "-w", verb, "FORWARD", *rule)
+        if verb == "-I":
+            yield
+
+
+@pytest.mark.parametrize("ipip", FLAGS, ids=lambda value: f"ipip-{value}".lower())
+def test_the_short_cut_is_on_or_off_by_release_and_flags(
+    world: World, pods: list[Pod], ipip: bool | None
+) -> None:
+    """Each node has another ``vxlanEnabled``; no overlay is in use."""
+    own = {
+        f"node-{number}": {"ipipEnabled": ipip, "vxlanEnabled": vxlan}
+        for number, vxlan in enumerate(FLAGS, start=1)
+    }
+    world.become(own=own, bpfLogLevel="Debug")
+    words = Words(world.release)
+    with watched(world, pods):
+        for one, other, vxlan in zip(pods, pods[1:] + pods[:1], FLAGS, strict=True):
+            short_cut = (ipip, vxlan) not in WITHOUT_SHORT_CUT[world.release]
+            starts = [tag(world.release, one.device, "E"), tag(world.release, one.node.nic, "I")]
+            with flow(one, other) as exchange, Trace(one.node, *starts) as trace:
+                # The first of a flow from a NIC passes the stack, and what finds no neighbour.
+                exchange.exchange(3)
+                eventually("all are told", lambda t=trace: not t.raw())
+                before = passed_the_stack(world, one)
+                exchange.exchange(PRIME)
+                after = passed_the_stack(world, one)
+                told = Counter(
+                    (start, texts[-1]) if "Bypass" in texts[-1] else (start, code(texts[-1], words))
+                    for start, texts in packets(trace, world.release)
+                )
+            passed = tuple(now - then for now, then in zip(after, before, strict=True))
+            assert passed == ((0, 0) if short_cut else (PRIME, PRIME)), (ipip, vxlan)
+            assert told == {(start, 7 if short_cut else -1): PRIME for start in starts}
+
+
+def code(text: str, words: Words) -> int:
+    """The action in the last line on an allowed packet."""
+    found = re.fullmatch(words.final(0).replace("0", r"(-?\d+)", 1), text)
+    assert found, text
+    return int(found[1])
