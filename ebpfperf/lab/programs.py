@@ -117,6 +117,18 @@ def prepare(release: str) -> None:
         _object(name, release)
 
 
+def configured(device: str, kind: Kind, settings: Settings, *, options: Option) -> bytes:
+    """The object for a hook as the kernel gets it; ``options`` beside those of ``settings``.
+
+    Raises
+    ------
+    LabError
+        As ``compiled``.
+    """
+    program = _object(_program_name(kind, settings.release), settings.release)
+    return _configured(program, device, kind, settings, options)
+
+
 def load(
     node: LabNode,
     device: str,
@@ -143,9 +155,8 @@ def load(
     LabError
         It cannot be compiled, or the kernel refuses it; with the verifier's last words.
     """
-    program = _object(_program_name(kind, settings.release), settings.release)
     file = node.dir / f"{device}-{pin.name}.o"
-    file.write_bytes(_configured(program, device, kind, settings, options))
+    file.write_bytes(configured(device, kind, settings, options=options))
     argv = ["bpftool", "prog", "load", str(file), str(pin), "type", "classifier"]
     for name, path in maps.items():
         argv += ["map", "name", name, "pinned", path]

@@ -1,0 +1,37 @@
+"""The running kernel's verifier takes every dataplane program of the lab."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from kernel.objects import ALL, LOADER, NONE, REFUSED, Program, Verdicts, programs, write
+
+PROGRAMS = programs(("off", NONE), ("off", ALL), ("debug", NONE), ("debug", ALL))
+LIMIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
+    directory = tmp_path_factory.mktemp("objects")
+    write(PROGRAMS, directory)
+    own_mounts = ["unshare", "--mount", "--propagation", "private"]
+    done = subprocess.run(
+        [*own_mounts, sys.executable, str(directory / LOADER.name), str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return Verdicts.parse(done.stdout)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_program_is_taken(program: Program, verdicts: Verdicts) -> None:
+    assert verdicts.of(str(program)) == ""
+
+
+def test_program_that_reads_beyond_its_context_is_refused(verdicts: Verdicts) -> None:
+    assert "invalid bpf_context access" in verdicts.of(REFUSED)
