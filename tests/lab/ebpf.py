@@ -35,6 +35,8 @@ MODES = {
     "ipip": {"ipipMode": "Always", "vxlanMode": "Never"},
     "vxlan": {"ipipMode": "Never", "vxlanMode": "Always"},
 }
+FORWARDING, UNKNOWN = "lab.ebpfperf/forwarding", "unknown"
+EMULATED, PLAIN = "the lab's own eBPF programs", "plain kernel routing"
 PINS = "/sys/fs/bpf/tc/globals"
 # Name of the pinned map, where there is one: its version is part of it.
 COUNTERS = {"v3.26": "cali_counters2", "v3.30": "cali_counters3", "v3.32": "cali_counters6"}
@@ -102,49 +104,45 @@ class World:
                 "vxlanEnabled": None,
             } | dict((own or {}).get(node.name, {}))
         (pool,) = (p for p in self.kube.ippools() if p["metadata"]["name"] == POOL)
-        before = {node.name: (self.felix_pid(node), self.programs(node)) for node in self.lab.nodes}
-        affected: set[str] = set()
-        everybody = {node.name for node in self.lab.nodes}
-        for name, spec in configurations.items():
-            if self._write(name, spec):
-                affected |= everybody if name == "default" else {name.removeprefix("node.")}
-        if {key: pool["spec"].get(key) for key in MODES[overlay]} != MODES[overlay]:
-            self.kube.apply(Mutation("patch", "IPPool", POOL, body={"spec": MODES[overlay]}))
-            affected = everybody
-        for node in self.lab.nodes:
-            if node.name in affected:
-                pid, programs = before[node.name]
-                eventually("a new Felix", lambda n=node, p=pid: self.felix_pid(n) != p)
-                self.wait_for_programs(node, unlike=set(programs.values()), on=wanted["bpfEnabled"])
+        modes = {key: pool["spec"].get(key) for key in MODES[overlay]}
+        changes = {name: self._changes(name, spec) for name, spec in configurations.items()}
+        nodes = [
+            node
+            for node in self.lab.nodes
+            if modes != MODES[overlay] or changes["default"] or changes[f"node.{node.name}"]
+        ]
+        before = {node.name: self.felix_pid(node) for node in nodes}
+        for node in nodes:
+            # What Felix writes last, once all else is done.
+            self.annotate(node, FORWARDING, UNKNOWN)
+        for name, spec in changes.items():
+            self._write(name, spec)
+        self.kube.apply(Mutation("patch", "IPPool", POOL, body={"spec": MODES[overlay]}))
+        for node in nodes:
+            eventually("a new Felix", lambda n=node: self.felix_pid(n) != before[n.name])
+            eventually("done", lambda n=node: self.annotation(n, FORWARDING) != UNKNOWN)
 
-    def _write(self, name: str, spec: dict[str, Any]) -> bool:
-        """Whether anything had to be changed."""
-        found = self.kube.felix_configuration(name)
-        old = {} if found is None else found["spec"]
-        changes = {key: value for key, value in spec.items() if old.get(key) != value}
+    def _changes(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        old = (self.kube.felix_configuration(name) or {"spec": {}})["spec"]
+        return {key: value for key, value in spec.items() if old.get(key) != value}
+
+    def _write(self, name: str, changes: dict[str, Any]) -> None:
         if not changes:
-            return False
+            return
         verb, body = "patch", {"spec": changes}
-        if found is None:
+        if self.kube.felix_configuration(name) is None:
             verb, body = "create", {"spec": changes, "metadata": {"name": name}}
         self.kube.apply(Mutation(verb, "FelixConfiguration", name, body=body))
-        return True
 
-    def wait_for_programs(
-        self, node: LabNode, *, unlike: set[int] | frozenset[int] = frozenset(), on: bool = True
-    ) -> None:
-        """Until every device of the node that needs them has programs, none of ``unlike``."""
+    def wait_for_programs(self, node: LabNode) -> None:
+        """Until every device of the node that needs them has programs."""
 
         def there() -> bool:
-            now = self.programs(node)
             devices = {node.nic, *(d for d in self.links(node) if d.startswith("cali"))}
-            hooks = {(d, way) for d in devices for way in ("ingress", "egress")}
-            return hooks <= set(now) and not unlike & set(now.values())
+            hooks = {(device, way) for device in devices for way in ("ingress", "egress")}
+            return hooks <= set(self.programs(node))
 
-        if on:
-            eventually(f"programs on {node.name}", there)
-        else:
-            eventually(f"no programs on {node.name}", lambda: not self.programs(node))
+        eventually(f"programs on {node.name}", there)
 
     def log(self, node: LabNode) -> str:
         """What calico-node has logged there."""
@@ -190,7 +188,8 @@ class World:
         try:
             found = self.kube.wait_pod_ready("default", name, timeout_s=LIMIT_S)
             pid = pause(place, found["metadata"]["uid"])
-            self.wait_for_programs(place)
+            if self.annotation(place, FORWARDING) == EMULATED:
+                self.wait_for_programs(place)
             yield Pod(name, place, found["status"]["podIP"], pid)
         finally:
             self.kube.apply(Mutation("delete", "Pod", name, "default"))
