@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from kernel import machine
 
 TIERS = ("unit", "recorded", "lab", "kernel", "browser")
 HERE = Path(__file__).parent
@@ -49,6 +50,8 @@ def lacking(tier: str) -> str | None:
         ):
             if shutil.which(binary, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
                 return f"missing: {binary} (Debian package {package})"
+    if tier == "kernel":
+        return machine.lacking()
     if tier == "browser" and shutil.which("chromium") is None:
         return "missing: chromium (Debian package chromium)"
     return None
