@@ -1,7 +1,7 @@
 """Tiers, skips and strictness, for every test.
 
 The tier of a test is the directory it stands in. A skip says why; with ``--strict-skips`` only a
-skip whose reason begins with ``cannot:`` (this kernel lacks a feature) is accepted.
+skip whose reason begins with ``cannot:`` (this machine cannot have it) is accepted.
 """
 
 from __future__ import annotations

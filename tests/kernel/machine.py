@@ -90,7 +90,7 @@ def _missing(what: str, package: str, version: str = "") -> str:
     offered = _offered(package)
     if offered and offered.startswith(version):
         return f"missing: {what} (Debian package {package})"
-    return f"cannot: {what} is not here, and apt has no package {package} {version}".rstrip()
+    return f"cannot: {what} is missing, and apt offers no {package} with it"
 
 
 def _offered(package: str) -> str:
