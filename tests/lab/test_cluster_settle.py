@@ -343,13 +343,23 @@ def test_a_node_s_own_setting_that_beats_the_treatment_is_refused(
         kube.apply(delete("FelixConfiguration", "node.node-2", why="test"))
 
 
-def test_ebpf_that_falls_back_is_refused_at_once(ref: ClusterRef, tmp_path: Path) -> None:
+def test_ebpf_that_falls_back_is_refused_at_once(
+    ref: ClusterRef, kube: Kube, tmp_path: Path
+) -> None:
+    def fault(value: str | None) -> Mutation:
+        annotations = {"lab.ebpfperf/fault": value}
+        return Mutation("patch", "Node", "node-2", body={"metadata": {"annotations": annotations}})
+
     ebpf = Treatment("e", Overlay.NONE, dataplane=Dataplane.EBPF)
-    with (
-        Cluster.connect(ref, journal=tmp_path / "journal.json") as cluster,
-        pytest.raises(SettleError, match="does not support the eBPF dataplane"),
-    ):
-        cluster.settle(ebpf, FLOWS[1:])
+    kube.apply(fault("kernel-unsupported"))
+    try:
+        with (
+            Cluster.connect(ref, journal=tmp_path / "journal.json") as cluster,
+            pytest.raises(SettleError, match="on node-2 .* does not support the eBPF dataplane"),
+        ):
+            cluster.settle(ebpf, FLOWS[1:])
+    finally:
+        kube.apply(fault(None))
 
 
 def test_what_cannot_be_measured_changes_nothing(ref: ClusterRef, tmp_path: Path) -> None:

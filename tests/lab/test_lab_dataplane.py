@@ -498,22 +498,6 @@ def test_a_restart_is_told_in_calicos_words(cluster: Cluster) -> None:
     eventually("settled again", lambda: cluster.felix_pid("node-2") > after)
 
 
-def test_bpf_mode_is_refused_as_felix_refuses_it(cluster: Cluster) -> None:
-    before = cluster.felix_pid("node-1")
-    cluster.felix(bpfEnabled=True)
-    try:
-        eventually("a new Felix", lambda: cluster.felix_pid("node-1") > before)
-        state = eventually(
-            "it says so",
-            lambda: felix_state(parse(cluster.log("node-1"))).dataplane.value == "unsupported",
-        )
-        assert state
-    finally:
-        middle = cluster.felix_pid("node-1")
-        cluster.felix(bpfEnabled=None)
-        eventually("a new Felix", lambda: cluster.felix_pid("node-1") > middle)
-
-
 def test_port_vni_and_mtu_of_vxlan_are_honoured(cluster: Cluster) -> None:
     show(cluster, "vxlan")
     cluster.felix(vxlanPort=4790, vxlanVNI=4097, vxlanMTU=1400)

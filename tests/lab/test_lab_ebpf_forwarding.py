@@ -34,6 +34,7 @@ from lab.ebpf import (
 )
 from lab.namespaces import LIMIT_S, eventually, socket_in
 
+from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.state import Shape
@@ -269,9 +270,8 @@ def test_a_node_port_is_wrapped_to_the_node_of_its_backend_and_back(
                 inner_ends
             )
             assert found.inner.payload[8:] == payload
-            # A router between them would find room to count down.
-            assert 1 < found.outer.ttl <= 64
-            assert 1 < found.inner.ttl <= 64
+            # The outer one is counted down where it was wrapped, what it carries where it leaves.
+            assert (found.outer.ttl, found.inner.ttl) == (63, 64)
 
 
 def test_a_node_port_of_the_backends_own_node_is_not_wrapped(world: World, front: Front) -> None:
@@ -562,7 +562,8 @@ def test_a_workload_that_sends_from_an_address_of_another_is_dropped(
                 between = "" if words.startswith("skb") else ":"
                 end = re.escape(denied(world.release, reason)) + TIMED
                 expected = [rf"Workload RPF fail{between} {words}", end] * count
-                lines = told(trace)
+                # ARP may pass meanwhile.
+                lines = [line for line in told(trace) if "ALLOW" not in line]
                 assert len(lines) == len(expected)
                 for line, pattern in zip(lines, expected, strict=True):
                     assert re.fullmatch(pattern, line)
@@ -761,6 +762,23 @@ def matches(seen: list[Packet], expected: list[Packet]) -> None:
             assert re.fullmatch(pattern, text), (start, text, pattern)
 
 
+def told_of_an_exchange(world: World, pods: list[Pod]) -> list[str]:
+    """What the log says of an exchange, on the devices that it leaves the first node by."""
+    one, other, _ = pods
+    tags = [tag(world.release, device, "E") for device in (one.device, one.node.nic)]
+    with Trace(one.node, *tags) as trace, flow(one, other) as exchange:
+        exchange.exchange(PRIME)
+        return told(trace)
+
+
+def test_info_tells_only_what_became_of_packets(world: World, pods: list[Pod]) -> None:
+    world.become(bpfLogLevel="Info")
+    lines, words = told_of_an_exchange(world, pods), Words(world.release)
+    last = [words.final(7), words.final(-1), words.bypassed[-1]]
+    assert all(any(re.fullmatch(pattern, line) for pattern in last) for line in lines)
+    assert sum(bool(re.fullmatch(words.final(7), line)) for line in lines) == PRIME
+
+
 def test_felix_restarts_under_an_exchange_that_loses_nothing(world: World, pods: list[Pod]) -> None:
     world.become(bpfLogLevel="Info")
     one, other, _ = pods
@@ -882,7 +900,7 @@ def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
         found = shape.fullmatch(line)
         assert found, line
         texts.append(found["text"])
-    assert sum(text.startswith("Final result=") for text in texts) == PRIME
+    assert sum(bool(re.fullmatch(Words(world.release).final(7), text)) for text in texts) == PRIME
 
 
 def test_debug_tells_what_policy_denied_and_none_of_it_arrives(
@@ -981,26 +999,6 @@ def code(text: str, words: Words) -> int:
     return int(found[1])
 
 
-def test_info_tells_only_what_became_of_packets(world: World, pods: list[Pod]) -> None:
-    world.become(bpfLogLevel="Info")
-    lines = told_of_an_exchange(world, pods)
-    words = Words(world.release)
-    last = [words.final(7), words.final(-1), words.bypassed[-1]]
-    assert lines
-    assert all(any(re.fullmatch(pattern, line) for pattern in last) for line in lines)
-    # Each datagram and each answer at the pod's device, on its way out.
-    assert sum(line.startswith("Final result=ALLOW") for line in lines) == len(lines)
-
-
-def told_of_an_exchange(world: World, pods: list[Pod]) -> list[str]:
-    """What the log says of an exchange, on the devices that it leaves the first pod by."""
-    one, other, _ = pods
-    tags = [tag(world.release, device, "E") for device in (one.device, one.node.nic)]
-    with Trace(one.node, *tags) as trace, flow(one, other) as exchange:
-        exchange.exchange(PRIME)
-        return told(trace)
-
-
 # ------------------------------------------------------------------------------------------ DSR
 
 
@@ -1046,17 +1044,74 @@ def test_with_dsr_the_backends_node_answers_as_the_node_that_was_asked(
     assert whole(client.holder_pid, *there, 2_000_003)
 
 
+# ------------------------------------------------------------------------- --- falling back
+
+
+def rules(world: World, node: LabNode) -> list[str]:
+    """kube-proxy's."""
+    saved = world.prints(node, "iptables-save")
+    return [line for line in saved.splitlines() if "KUBE-" in line]
+
+
+def test_a_node_whose_kernel_is_said_not_to_do_falls_back_alone(
+    world: World, pods: list[Pod], front: Front
+) -> None:
+    world.become(bpfExternalServiceMode="DSR")
+    node_1, node_2 = world.node(1), world.node(2)
+    others = world.programs(node_2)
+    assert set(world.programs(node_1))
+    assert rules(world, node_1) == rules(world, node_2) == []
+    world.annotate(node_1, "lab.ebpfperf/fault", "kernel-unsupported")
+    try:
+        eventually("it says so", lambda: world.annotation(node_1, FORWARDING) == PLAIN)
+        eventually("kube-proxy's rules", lambda: rules(world, node_1))
+        assert world.programs(node_1) == {}
+        end = ""
+        if world.release not in ("v3.16", "v3.26"):
+            end = r" error=\"BPF syscall support is not available on this platform\""
+        line = re.compile(
+            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \[ERROR\]\[\d+\] felix/daemon\.go \d+: BPF "
+            rf"dataplane mode enabled but not supported by the kernel\.  Disabling BPF mode\.{end}"
+        )
+        assert any(line.fullmatch(each) for each in world.log(node_1).splitlines())
+        assert not any(line.fullmatch(each) for each in world.log(node_2).splitlines())
+        assert felix_state(parse(world.log(node_1))).dataplane.value == "unsupported"
+        assert world.programs(node_2) == others
+        assert world.annotation(node_2, FORWARDING) == EMULATED
+        assert rules(world, node_2) == []
+        # Between the two ways of forwarding nothing is lost.
+        with flow(pods[0], pods[1]) as exchange:
+            exchange.exchange(PRIME)
+        there = (node_1.underlay_ip, front.service.node_port)
+        eventually("the node port answers", lambda: answers(world.client.holder_pid, *there))
+    finally:
+        world.annotate(node_1, "lab.ebpfperf/fault", None)
+    eventually("it is back", lambda: world.annotation(node_1, FORWARDING) == EMULATED)
+    world.wait_for_programs(node_1)
+    eventually("no rules of kube-proxy", lambda: not rules(world, node_1))
+    with flow(pods[0], pods[1]) as exchange:
+        exchange.exchange(PRIME)
+
+
 # ---------------------------------------------------------------------------------- overlays
 
 
-@pytest.mark.parametrize(("overlay", "overhead"), [("vxlan", 50), ("ipip", 20)])
-def test_an_overlay_carries_pods_and_node_ports_pass_beside_it(
-    world: World, overlay: str, overhead: int
-) -> None:
-    world.become(overlay)
-    mtu = 1500 - overhead
-    if world.release == "v3.16":
-        mtu = {"vxlan": 1410, "ipip": 1440}[overlay]
+# Releases that show IPIP as well: the oldest that derives it, and the one with a way of its own.
+OVERLAYS = {
+    "v3.16": {"vxlan": 1410},
+    "v3.26": {"ipip": 1480, "vxlan": 1450},
+    "v3.30": {"vxlan": 1450},
+    "v3.32": {"ipip": 1480, "vxlan": 1450},
+}
+
+
+def test_an_overlay_carries_pods_and_node_ports_pass_beside_it(world: World) -> None:
+    for overlay, mtu in OVERLAYS[world.release].items():
+        world.become(overlay)
+        carries(world, overlay, mtu)
+
+
+def carries(world: World, overlay: str, mtu: int) -> None:
     with (
         world.service("over") as service,
         world.pod("over-1", 1) as one,
@@ -1153,58 +1208,13 @@ def oversize_is_answered(one: Pod, other: Pod, mtu: int) -> None:
         ))  # fmt: skip
 
 
-# ------------------------------------------------------------------------- falling back, and off
-
-
-def rules(world: World, node: LabNode) -> list[str]:
-    """kube-proxy's."""
-    saved = world.prints(node, "iptables-save")
-    return [line for line in saved.splitlines() if "KUBE-" in line]
-
-
-def test_a_node_whose_kernel_is_said_not_to_do_falls_back_alone(
-    world: World, pods: list[Pod], front: Front
-) -> None:
-    world.become()
-    node_1, node_2 = world.node(1), world.node(2)
-    others = world.programs(node_2)
-    assert set(world.programs(node_1))
-    assert rules(world, node_1) == rules(world, node_2) == []
-    world.annotate(node_1, "lab.ebpfperf/fault", "kernel-unsupported")
-    try:
-        eventually("it says so", lambda: world.annotation(node_1, FORWARDING) == PLAIN)
-        eventually("kube-proxy's rules", lambda: rules(world, node_1))
-        assert world.programs(node_1) == {}
-        end = ""
-        if world.release not in ("v3.16", "v3.26"):
-            end = r" error=\"BPF syscall support is not available on this platform\""
-        line = re.compile(
-            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \[ERROR\]\[\d+\] felix/daemon\.go \d+: BPF "
-            rf"dataplane mode enabled but not supported by the kernel\.  Disabling BPF mode\.{end}"
-        )
-        assert any(line.fullmatch(each) for each in world.log(node_1).splitlines())
-        assert not any(line.fullmatch(each) for each in world.log(node_2).splitlines())
-        assert world.programs(node_2) == others
-        assert world.annotation(node_2, FORWARDING) == EMULATED
-        assert rules(world, node_2) == []
-        # Between the two ways of forwarding nothing is lost.
-        with flow(pods[0], pods[1]) as exchange:
-            exchange.exchange(PRIME)
-        there = (node_1.underlay_ip, front.service.node_port)
-        eventually("the node port answers", lambda: answers(world.client.holder_pid, *there))
-    finally:
-        world.annotate(node_1, "lab.ebpfperf/fault", None)
-    eventually("it is back", lambda: world.annotation(node_1, FORWARDING) == EMULATED)
-    world.wait_for_programs(node_1)
-    eventually("no rules of kube-proxy", lambda: not rules(world, node_1))
-    with flow(pods[0], pods[1]) as exchange:
-        exchange.exchange(PRIME)
+# ------------------------------------------------------------------------------------------ off
 
 
 def test_switched_off_it_leaves_nothing_and_flows_go_on(
     world: World, pods: list[Pod], front: Front
 ) -> None:
-    world.become()
+    world.become("vxlan")
     node_1 = world.node(1)
     there = (node_1.underlay_ip, front.service.node_port)
     programs, maps, links = held(world)
@@ -1213,14 +1223,13 @@ def test_switched_off_it_leaves_nothing_and_flows_go_on(
     assert bool(links) is (world.release == "v3.32")
     with flow(pods[0], pods[1]) as exchange:
         exchange.exchange(PRIME)
-        world.become(bpfEnabled=False)
+        world.become("vxlan", bpfEnabled=False)
         exchange.exchange(PRIME)
         for node in world.lab.nodes:
             assert world.programs(node) == {}
             assert world.annotation(node, FORWARDING) == PLAIN
-            bpf = world.at(node, "/sys/fs/bpf")
-            assert [path for path in bpf.rglob("*") if not path.is_dir()] == []
-            assert not world.at(node, PINS).exists()
+            names = [path.name for path in world.at(node, "/sys/fs/bpf").rglob("*")]
+            assert not [name for name in names if name.startswith(("cali", node.nic))]
             for device in world.links(node):
                 shown = world.prints(node, "tc", "filter", "show", "dev", device, "ingress")
                 assert "cali" not in shown
