@@ -1,7 +1,7 @@
 """A lab in eBPF mode as its users see it: Felix's fields, pods, services, programs, counters, log.
 
 What is read here is read as the tools of a node read it (tc, bpftool, the trace pipe) and decoded
-by the tables of Calico's sources; nothing of the lab's own code takes part.
+by the tables of Calico's sources; none of the lab's encoders takes part.
 """
 
 from __future__ import annotations
@@ -260,17 +260,24 @@ class World:
 
         v3.16 has no counters: all that the device's clsact qdisc dropped.
         """
-        if self.release not in COUNTERS:
-            shown = self.tool(node, "tc", "-s", "-j", "qdisc", "show", "dev", device)
-            return sum(each["drops"] for each in shown if each["kind"] == "clsact")
+        if self.release in COUNTERS:
+            return self.counted(node, device, reason)
+        shown = self.tool(node, "tc", "-s", "-j", "qdisc", "show", "dev", device)
+        return sum(each["drops"] for each in shown if each["kind"] == "clsact")
+
+    def counted(self, node: LabNode, device: str, *numbers: int) -> int:
+        """Sum of these counters for what comes from the device."""
         path = f"{PINS}/{COUNTERS[self.release]}"
         index = int(self.links(node)[device]["ifindex"])
         for entry in self.tool(node, "bpftool", "-j", "map", "dump", "pinned", path):
             key = bytes(int(octet, 16) for octet in entry["key"])
             if key == index.to_bytes(4, "little") + bytes(4):
                 values = [bytes(int(o, 16) for o in each["value"]) for each in entry["values"]]
-                place = slice(8 * reason, 8 * reason + 8)
-                return sum(int.from_bytes(value[place], "little") for value in values)
+                return sum(
+                    int.from_bytes(value[8 * number : 8 * number + 8], "little")
+                    for value in values
+                    for number in numbers
+                )
         raise AssertionError(f"no counters of {device}")
 
 

@@ -355,7 +355,7 @@ def test_ebpf_that_falls_back_is_refused_at_once(
     try:
         with (
             Cluster.connect(ref, journal=tmp_path / "journal.json") as cluster,
-            pytest.raises(SettleError, match="on node-2 .* does not support the eBPF dataplane"),
+            pytest.raises(SettleError, match=r"on node-2 .* does not support the eBPF dataplane"),
         ):
             cluster.settle(ebpf, FLOWS[1:])
     finally:

@@ -885,14 +885,16 @@ def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
     start = tag(world.release, one.device, "E")
     with Trace(one.node, start) as trace, flow(one, other) as exchange:
         exchange.exchange(PRIME)
+        exchange_ends = exchange.client.getsockname(), (other.address, FLOW_PORT)
         lines = trace.raw()
     # linux/Documentation/trace/ftrace.rst: task-pid, CPU, five flags, seconds; then the function.
     shape = re.compile(
         r" *.{1,16}-\d+ +\[\d{3}\] [.dDbB][.NnpLlBb][.hHsSzZ][.0-9a-f]{2} +\d+\.\d{6}: "
         rf"bpf_trace_printk: {re.escape(start)}: (?P<text>.*)"
     )
-    told = lines[::2] if Words(world.release).old else lines
-    if Words(world.release).old:
+    words = Words(world.release)
+    told = lines[::2] if words.old else lines
+    if words.old:
         assert set(lines[1::2]) == {""}
         assert len(lines) == 2 * len(told)
     texts = []
@@ -900,7 +902,24 @@ def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
         found = shape.fullmatch(line)
         assert found, line
         texts.append(found["text"])
-    assert sum(bool(re.fullmatch(Words(world.release).final(7), text)) for text in texts) == PRIME
+    here, there = exchange_ends
+    known = [
+        *words.start("0"),
+        *words.lookup(here, there),
+        *words.lookup(there, here),
+        *words.no_service(there),
+        *words.hit,
+        *words.new[0],
+        *words.new[1],
+        *words.allowed,
+        *words.towards_host("seen"),
+        *words.towards_host("bypass"),
+        *words.redirected(other.node.underlay_ip, world.links(one.node)[one.node.nic]["ifindex"]),
+        words.final(-1),
+    ]
+    for text in texts:
+        assert any(re.fullmatch(pattern, text) for pattern in known), text
+    assert sum(bool(re.fullmatch(words.final(7), text)) for text in texts) == PRIME
 
 
 def test_debug_tells_what_policy_denied_and_none_of_it_arrives(
@@ -980,7 +999,7 @@ def test_the_short_cut_is_on_or_off_by_release_and_flags(
                 # The first of a flow from a NIC passes the stack, and what finds no neighbour.
                 exchange.exchange(3)
                 eventually("all are told", lambda t=trace: not t.raw())
-                before = passed_the_stack(world, one)
+                before, redirects = passed_the_stack(world, one), redirected(world, one)
                 exchange.exchange(PRIME)
                 after = passed_the_stack(world, one)
                 told = Counter(
@@ -990,6 +1009,15 @@ def test_the_short_cut_is_on_or_off_by_release_and_flags(
             passed = tuple(now - then for now, then in zip(after, before, strict=True))
             assert passed == ((0, 0) if short_cut else (PRIME, PRIME)), (ipip, vxlan)
             assert told == {(start, 7 if short_cut else -1): PRIME for start in starts}
+            if redirects is not None:
+                assert redirected(world, one) == redirects + PRIME
+
+
+def redirected(world: World, pod: Pod) -> int | None:
+    """Packets of the pod that its programs have redirected, in releases that count them."""
+    if world.release != "v3.32":
+        return None
+    return world.counted(pod.node, pod.device, 17, 18, 19)
 
 
 def code(text: str, words: Words) -> int:
@@ -1230,6 +1258,7 @@ def test_switched_off_it_leaves_nothing_and_flows_go_on(
             assert world.annotation(node, FORWARDING) == PLAIN
             names = [path.name for path in world.at(node, "/sys/fs/bpf").rglob("*")]
             assert not [name for name in names if name.startswith(("cali", node.nic))]
+            assert world.prints(node, "sysctl", "-n", "net.ipv4.conf.all.accept_local") == "0\n"
             for device in world.links(node):
                 shown = world.prints(node, "tc", "filter", "show", "dev", device, "ingress")
                 assert "cali" not in shown
