@@ -617,6 +617,19 @@ def tag(release: str, device: str, letter: str) -> str:
     return f"{device[:width].ljust(width, '-')}-{letter}"
 
 
+# On the first two nodes nothing is switched on.
+FLAGS = (None, False, True)
+
+
+def debug(world: World, ipip: bool | None = None) -> None:
+    """Everything is told; each node has another ``vxlanEnabled``, and no overlay is in use."""
+    own = {
+        f"node-{number}": {"ipipEnabled": ipip, "vxlanEnabled": vxlan}
+        for number, vxlan in enumerate(FLAGS, start=1)
+    }
+    world.become(own=own, bpfLogLevel="Debug")
+
+
 def told(trace: Trace) -> list[str]:
     """What the lines since the last call say after their tags."""
     return [line.split(": ", 1)[1] for line in trace.lines()]
@@ -802,7 +815,7 @@ def test_felix_restarts_under_an_exchange_that_loses_nothing(world: World, pods:
     thread = threading.Thread(target=go_on)
     thread.start()
     try:
-        world.become(bpfLogLevel="Debug")
+        debug(world)
     finally:
         done.set()
         thread.join(LIMIT_S)
@@ -812,7 +825,7 @@ def test_felix_restarts_under_an_exchange_that_loses_nothing(world: World, pods:
 
 
 def test_debug_tells_of_each_packet_line_by_line(world: World, pods: list[Pod]) -> None:
-    world.become(bpfLogLevel="Debug")
+    debug(world)
     one, other, _ = pods
     words, release = Words(world.release), world.release
     index = {
@@ -880,7 +893,7 @@ def test_debug_tells_of_each_packet_line_by_line(world: World, pods: list[Pod]) 
 def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
     world: World, pods: list[Pod]
 ) -> None:
-    world.become(bpfLogLevel="Debug")
+    debug(world)
     one, other, _ = pods
     start = tag(world.release, one.device, "E")
     with Trace(one.node, start) as trace, flow(one, other) as exchange:
@@ -925,7 +938,7 @@ def test_a_line_is_the_kernels_and_up_to_v329_a_blank_one_follows(
 def test_debug_tells_what_policy_denied_and_none_of_it_arrives(
     world: World, pods: list[Pod]
 ) -> None:
-    world.become(bpfLogLevel="Debug")
+    debug(world)
     other, words = pods[1], Words(world.release)
     deny = [{"direction": "egress", "cidr": "0.0.0.0/0", "protocol": "UDP", "port": 5998}]
     with world.pod("denied", 1, deny=deny) as one:
@@ -951,8 +964,6 @@ def test_debug_tells_what_policy_denied_and_none_of_it_arrives(
 
 
 # ------------------------------------------------------------------------------ the short-cut
-
-FLAGS = (True, False, None)
 
 
 def passed_the_stack(world: World, pod: Pod) -> tuple[int, int]:
@@ -984,12 +995,7 @@ def watched(world: World, pods: list[Pod]) -> Iterator[None]:
 def test_the_short_cut_is_on_or_off_by_release_and_flags(
     world: World, pods: list[Pod], ipip: bool | None
 ) -> None:
-    """Each node has another ``vxlanEnabled``; no overlay is in use."""
-    own = {
-        f"node-{number}": {"ipipEnabled": ipip, "vxlanEnabled": vxlan}
-        for number, vxlan in enumerate(FLAGS, start=1)
-    }
-    world.become(own=own, bpfLogLevel="Debug")
+    debug(world, ipip)
     words = Words(world.release)
     with watched(world, pods):
         for one, other, vxlan in zip(pods, pods[1:] + pods[:1], FLAGS, strict=True):
