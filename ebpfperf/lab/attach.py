@@ -7,6 +7,7 @@ are older than TCX and choose names of their own.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -82,13 +83,9 @@ def attach_link(node: LabNode, hook: Hook, program: Path, *, pin: Path) -> None:
     def attach() -> None:
         handle = bpfmaps.open_pinned(program)
         try:
-            if pin.exists():
-                link = bpfmaps.open_pinned(pin)
-                try:
-                    bpfmaps.link_update(link, handle)
-                finally:
-                    os.close(link)
+            if pin.exists() and _updated(pin, handle):
                 return
+            pin.unlink(missing_ok=True)
             link = bpfmaps.link_create(handle, hook.ifindex, _TCX[hook.direction])
             try:
                 bpfmaps.pin(link, pin)
@@ -98,6 +95,20 @@ def attach_link(node: LabNode, hook: Hook, program: Path, *, pin: Path) -> None:
             os.close(handle)
 
     _try(node, hook, attach)
+
+
+def _updated(pin: Path, program: int) -> bool:
+    """Whether the link took the program; not where its device is gone, one of its name or not."""
+    link = bpfmaps.open_pinned(pin)
+    try:
+        bpfmaps.link_update(link, program)
+        return True
+    except OSError as error:
+        if error.errno != errno.ENOLINK:
+            raise
+        return False
+    finally:
+        os.close(link)
 
 
 def detach_link(pin: Path) -> None:

@@ -60,7 +60,9 @@ class Ebpf:
         self._root = Path(f"/proc/{node.holder_pid}/root")
         self._maps: dict[str, Map] = {}
         self._specs: dict[str, MapSpec] = {}
-        self._attached: dict[Hook, tuple[Kind, Settings, Option]] = {}
+        # None: its program reads maps that are no longer there.
+        self._attached: dict[Hook, tuple[Kind, Settings, Option] | None] = {}
+        self._release = ""
 
     @property
     def active(self) -> bool:
@@ -79,6 +81,7 @@ class Ebpf:
         LabError
             The kernel refuses a map or a program.
         """
+        self._release = wanted.settings.release
         self._make_maps(wanted)
         for purpose, entries in wanted.entries.items():
             self._maps[purpose].replace(dict(entries))
@@ -148,7 +151,7 @@ class Ebpf:
         pin.unlink(missing_ok=True)
         new.pin(pin)
         self._maps[spec.purpose], self._specs[spec.purpose] = new, spec
-        self._attached.clear()
+        self._attached = dict.fromkeys(self._attached, None)
 
     def _follow_counters(self, wanted: Wanted) -> None:
         counters = self._maps.get("counters")
@@ -190,8 +193,8 @@ class Ebpf:
 
     def _detach(self, hook: Hook, *, gone: bool) -> None:
         """Take a program off; ``gone``: the device is not to have another in its place."""
-        _, settings, _ = self._attached.pop(hook)
-        if minor(settings.release) >= _TCX_FROM:
+        del self._attached[hook]
+        if minor(self._release) >= _TCX_FROM:
             detach_link(self._link(hook))
         elif gone:
             detach_filter(self._node, hook, priority=PRIORITY)

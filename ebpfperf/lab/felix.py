@@ -223,12 +223,11 @@ class Felix:
         programs = None
         if config.bpf:
             programs = self._bpf.plan(config.spec, config.tunnels, host_mtu=self._host_mtu)
-        if fresh and (desired, programs) == self._applied:
-            return
-        self._bpf.follow(programs)
-        self._write_mtu(self.pod_mtu_bytes())
+        if not fresh or (desired, programs) != self._applied:
+            self._bpf.follow(programs)
+            self._write_mtu(self.pod_mtu_bytes())
+            self._applied, self._applied_at = (desired, programs), now
         self._tell(EMULATED if config.bpf else PLAIN)
-        self._applied, self._applied_at = (desired, programs), now
 
     def _tell(self, forwarding: str) -> None:
         """Let the node's object say how it forwards, where it does not."""

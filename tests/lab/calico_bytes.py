@@ -155,10 +155,15 @@ def key_of(protocol: int, one: End, other: End) -> Fields:
 
 
 def tracked(
-    release: str, opener: End, other: End, *, service: End | None = None, tun_ip: str = "0.0.0.0",
+    release: str,
+    opener: End,
+    other: End,
+    *,
+    service: End | None = None,
+    tun_ip: str = "0.0.0.0",
     flags: int = 0,
 ) -> Fields:
-    """All fields, beside times, of the entry that holds a connection; of NAT with ``service``."""  # noqa: D401
+    """All fields, beside times, of the entry that holds a connection; of NAT with ``service``."""
     a, b = ordered(opener, other)
     if has_counts(release) and b is opener:
         flags |= B_OPENED

@@ -113,14 +113,13 @@ class World:
             if modes != MODES[overlay] or changes["default"] or changes[f"node.{node.name}"]
         ]
         before = {node.name: self.felix_pid(node) for node in nodes}
-        for node in nodes:
-            # What Felix writes last, once all else is done.
-            self.annotate(node, FORWARDING, UNKNOWN)
         for name, spec in changes.items():
             self._write(name, spec)
         self.kube.apply(Mutation("patch", "IPPool", POOL, body={"spec": MODES[overlay]}))
         for node in nodes:
             eventually("a new Felix", lambda n=node: self.felix_pid(n) != before[n.name])
+            # What Felix writes last, once all else is done; the one before it would not count.
+            self.annotate(node, FORWARDING, UNKNOWN)
             eventually("done", lambda n=node: self.annotation(n, FORWARDING) != UNKNOWN)
 
     def _changes(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:

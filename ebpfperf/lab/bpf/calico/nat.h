@@ -62,6 +62,11 @@ static __always_inline struct nat_backend *choose(const struct packet *p,
 	key.ordinal = bpf_get_prandom_u32() % among;
 	DEBUG("NAT: 1st level hit; id=%d ordinal=%d", key.id, key.ordinal);
 	found = bpf_map_lookup_elem(&nat_be, &key);
+	if (found && found->addr == p->saddr && among > 1) {
+		/* A pod that is its own backend would have to send to itself by way of the node. */
+		key.ordinal = (key.ordinal + 1) % among;
+		found = bpf_map_lookup_elem(&nat_be, &key);
+	}
 	if (!found) {
 		DEBUG("NAT: backend miss");
 		return NULL;
