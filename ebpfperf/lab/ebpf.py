@@ -92,7 +92,7 @@ class Ebpf:
             for way in (INGRESS, EGRESS)
         }
         for hook in [hook for hook in self._attached if hook not in hooks]:
-            self._detach(hook, gone=hook.device not in {device.name for device in wanted.devices})
+            self._detach(hook)
         for hook, device in hooks.items():
             kind = device.kind | (Kind.TO_HOST if hook.direction == INGRESS else Kind(0))
             options = Option.DENY if device.deny else Option(0)
@@ -104,7 +104,7 @@ class Ebpf:
     def remove(self) -> None:
         """Take programs, pins and maps away."""
         for hook in list(self._attached):
-            self._detach(hook, gone=True)
+            self._detach(hook)
         for found in self._maps.values():
             found.close()
         self._maps.clear()
@@ -191,12 +191,12 @@ class Ebpf:
         finally:
             at.unlink()
 
-    def _detach(self, hook: Hook, *, gone: bool) -> None:
-        """Take a program off; ``gone``: the device is not to have another in its place."""
+    def _detach(self, hook: Hook) -> None:
+        """Take a program off; its device may be gone."""
         del self._attached[hook]
         if minor(self._release) >= _TCX_FROM:
             detach_link(self._link(hook))
-        elif gone:
+        else:
             detach_filter(self._node, hook, priority=PRIORITY)
 
     def _link(self, hook: Hook) -> Path:
