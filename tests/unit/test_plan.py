@@ -205,3 +205,29 @@ def test_planning_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     trials = plan.schedule(made)
     assert len(mutations.plan_mutations(made, trials)) == len(trials)
     assert plan.estimate_s(trials) > sum(t.flow.duration_s for t in trials)
+
+
+SHIPPED = sorted((ROOT / "benchmarks/campaigns").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_campaign_is_one_and_named_like_its_file(file: Path) -> None:
+    campaign = plan.load(file)
+    assert campaign.name == file.stem
+    trials = plan.schedule(campaign)
+    assert len(trials) == campaign.blocks * len(campaign.treatments) * len(campaign.flows)
+    # Fewer blocks cannot decide anything.
+    assert campaign.blocks >= 6
+
+
+def test_every_flag_of_the_table_is_a_factor_of_some_shipped_campaign() -> None:
+    campaigns = [plan.load(file) for file in SHIPPED]
+    varied = {
+        field
+        for campaign in campaigns
+        for field in {name for treatment in campaign.treatments for name, _ in treatment.felix}
+        if len({dict(treatment.felix).get(field) for treatment in campaign.treatments}) > 1
+    }
+    assert {"ipipEnabled", "vxlanEnabled", "bpfLogLevel", "bpfExternalServiceMode"} <= varied
+    dataplanes = {t.dataplane for campaign in campaigns for t in campaign.treatments}
+    assert {"ebpf", "standard"} <= dataplanes
