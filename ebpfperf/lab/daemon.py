@@ -21,8 +21,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab import ipip, processes, underlay
+from ebpfperf.calico.releases import full_version
+from ebpfperf.errors import EbpfperfError, LabError
+from ebpfperf.lab import ipip, processes, programs, underlay
 from ebpfperf.lab.api import ApiServer
 from ebpfperf.lab.endpoint_controller import EndpointController
 from ebpfperf.lab.felix import Felix
@@ -101,6 +102,7 @@ def running(shape: Shape, directory: Path) -> Iterator[None]:
         make_keys(directory, [site.dir for site in sites])
         *nodes, client = _start_machines(shape, sites, stack)
         ipip.prepare(nodes[0])
+        _compile_programs(shape)
         write_client_files(directory, [*nodes, client])
         store = ObjectStore()
         seed(store, nodes, shape.release)
@@ -123,6 +125,17 @@ def running(shape: Shape, directory: Path) -> Iterator[None]:
         api.start()
         stack.callback(api.stop)
         yield
+
+
+def _compile_programs(shape: Shape) -> None:
+    """Have the eBPF dataplane's programs compiled before somebody waits for them.
+
+    A lab that is never told to forward by eBPF does without; one that is says then what is missing.
+    """
+    try:
+        programs.prepare(full_version(shape.release))
+    except LabError as error:
+        _log.warning("no eBPF dataplane: %s", error)
 
 
 def _sites(shape: Shape, directory: Path, doors: Sequence[tuple[str, int]]) -> list[Site]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -113,8 +114,9 @@ def filter_name(hook: Hook, kind: Kind, settings: Settings, program_id: int) -> 
 def prepare(release: str) -> None:
     """Nothing, once the release's objects are compiled. LabError as ``compiled``."""
     kinds = (Kind.WORKLOAD, Kind.HOST, Kind.TUNNEL)
-    for name in {_program_name(kind | way, release) for kind in kinds for way in (0, Kind.TO_HOST)}:
-        _object(name, release)
+    names = {_program_name(kind | way, release) for kind in kinds for way in (0, Kind.TO_HOST)}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_object, names, [release] * len(names)))
 
 
 def configured(device: str, kind: Kind, settings: Settings, *, options: Option) -> bytes:
