@@ -100,7 +100,9 @@ def plan(
         tunl_ifindex=links.get(ipip.DEVICE, 0),
     )
     frontends, backends = mapbytes.nat(cluster.services, node.name, node.underlay_ip, release)
-    devices = (*_host_devices(node, links, spec, tunnels, release), *map(_workload, pods))
+    # The NIC last: whoever sees programs there may rely on those of all other devices.
+    hosts = _host_devices(node, links, spec, tunnels, release)
+    devices = (*map(_workload, pods), *reversed(hosts))
     entries = {
         "routes": routes(node, peers, cluster, pods, release),
         "nat-frontend": frontends,
