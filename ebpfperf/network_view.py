@@ -155,7 +155,8 @@ def parse_programs(filters: str, pins: str, device: str) -> tuple[str, ...]:
     (``from_hep_fib_no_log.o:[calico_from_host_ep]``); since v3.31 there is no filter.
     """
     named = [match["name"] for match in _FILTER.finditer(filters)]
-    links = [f"TCX link {name}" for name in pins.split() if name == f"{device}_ingress"]
+    pin = f"{device.replace('.', '')}_ingress"  # felix/bpf/tc/attach.go, ProgPinPath
+    links = [f"TCX link {name}" for name in pins.split() if name == pin]
     return (*named, *links)
 
 

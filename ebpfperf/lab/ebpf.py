@@ -208,5 +208,5 @@ def _pin(spec: MapSpec) -> str:
 
 
 def _file(hook: Hook) -> str:
-    """A hook as a file's name: the BPF file system takes no dots."""
-    return f"{hook.device.replace('.', '_')}_{hook.direction}"
+    """A hook as the name of Calico's pin: the BPF file system takes no dots."""
+    return f"{hook.device.replace('.', '')}_{hook.direction}"

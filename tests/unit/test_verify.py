@@ -294,6 +294,8 @@ def test_programs_attached_by_tcx_are_told_by_their_pins() -> None:
     pins = "cali0123456789a_ingress\nens11_egress\nens11_ingress\nens110_ingress\n"
     assert parse_programs("", pins, "ens11") == ("TCX link ens11_ingress",)
     assert parse_programs("", pins, "ens12") == ()
+    # A BPF file system takes no dots in names: Calico leaves them out.
+    assert parse_programs("", "bond0100_ingress", "bond0.100") == ("TCX link bond0100_ingress",)
 
 
 @pytest.mark.parametrize(
