@@ -41,7 +41,8 @@ def compiled(source: str, defines: Mapping[str, str]) -> bytes:
 
 def _key(source: str, flags: list[str]) -> str:
     digest = hashlib.sha256(" ".join(flags).encode())
-    headers = sorted((SOURCES / source.partition(".")[0]).glob("*.h"))
+    own = SOURCES / source.partition(".")[0]
+    headers = sorted([*SOURCES.glob("*.h"), *own.glob("*.h")])
     for file in (SOURCES / source, *headers):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:24]

@@ -15,6 +15,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "checksum.h"
 
 /* Given by the compiler's command line, for each node. NODE_IP is in network byte order. */
 #ifndef NODE_IP
@@ -25,20 +26,6 @@
 #define DF bpf_htons(0x4000)
 
 char _license[] SEC("license") = "Dual BSD/GPL";
-
-static __always_inline __u16 header_checksum(const struct iphdr *header)
-{
-	const __u16 *word = (const __u16 *)header;
-	__u32 sum = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < 10; i++)
-		sum += word[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
 
 /* The gateway of the inner packet's route, 0 if it does not leave by tunl0. */
 static __always_inline __u32 gateway(struct __sk_buff *skb, const struct iphdr *inner)
@@ -80,7 +67,7 @@ int ipip_encap(struct __sk_buff *skb)
 	outer.protocol = IPPROTO_IPIP;
 	outer.saddr = NODE_IP;
 	outer.daddr = via;
-	outer.check = header_checksum(&outer);
+	outer.check = ip_checksum(&outer);
 
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))

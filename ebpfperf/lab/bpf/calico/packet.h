@@ -3,6 +3,7 @@
 #ifndef PACKET_H
 #define PACKET_H
 
+#include "checksum.h"
 #include "config.h"
 
 #define IP_FRAGMENT bpf_htons(0x1fff)
@@ -81,21 +82,6 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	if (ip.ihl > 5)
 		return OPTIONS;
 	return p->fragment ? PARSED : parse_ports(skb, p);
-}
-
-/* Checksum of an IPv4 header of five words. */
-static __always_inline __u16 ip_checksum(const struct iphdr *header)
-{
-	const __u16 *word = (const __u16 *)header;
-	__u32 sum = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < 10; i++)
-		sum += word[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
 }
 
 static __always_inline int lower_ttl(struct __sk_buff *skb, const struct packet *p)
