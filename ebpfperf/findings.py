@@ -91,8 +91,12 @@ def conditions(facts: pd.DataFrame) -> Sentences:
         values = [value for value in _values(facts, name) if value != "not in use"]
         if values:
             said.append(f"{words}: {', '.join(values)}.")
-    told = facts[_told_by_lab(facts)].drop_duplicates(["name", "value"])
-    for row in told.to_dict("records"):
+    told = facts[_told_by_lab(facts)]
+    if "trial_id" in told:
+        # What was so before the campaign changed it is no condition of its numbers.
+        during = told["trial_id"].notna()
+        told = told[during | ~told["name"].isin(told.loc[during, "name"])]
+    for row in told.drop_duplicates(["name", "value"]).to_dict("records"):
         key = str(row["name"]).rpartition("lab.ebpfperf/")[2].removeprefix("lab_")
         said.append(f"Lab, {key.replace('_', ' ')}: {row['value']}.")
     return Sentences(tuple(said))

@@ -37,6 +37,15 @@ def test_real_machines_are_not() -> None:
     assert "IPIP carried by: kernel ipip device." in findings.conditions(REAL).items
 
 
+def test_how_a_lab_forwarded_before_the_campaign_changed_it_is_no_condition() -> None:
+    told = facts_frame(
+        [Fact("node-1", "lab_forwarding", how) for how in ("as before", "as told", "as told")]
+        + [Fact("node-1", "lab_emulation", "not Calico")]
+    ).assign(trial_id=[None, "b000-a-tcp", "b000-b-tcp", None])
+    said = findings.conditions(told).items
+    assert said == ("Lab, forwarding: as told.", "Lab, emulation: not Calico.")
+
+
 def test_an_unread_boot_id_is_no_shared_kernel() -> None:
     unknown = [Fact(node, "boot_id", "UNKNOWN: not readable") for node in ("a", "b")]
     assert not compare.shared_kernel(facts_frame(unknown))
