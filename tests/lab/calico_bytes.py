@@ -184,10 +184,6 @@ def forward(protocol: int, opener: End, other: End) -> Fields:
     return {"type": NAT_FORWARD, "flags": 0} | reverse
 
 
-def untimed(fields: Fields) -> Fields:
-    return {k: v for k, v in fields.items() if k not in ("word0", "last_seen")}
-
-
 # --------------------------------------------------------------------------- what bpftool prints
 
 

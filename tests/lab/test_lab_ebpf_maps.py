@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -885,7 +886,7 @@ def test_routes_are_of_pools_blocks_pods_and_hosts(
         body = {"spec": {"natOutgoing": bool(nat)}}
         world.kube.apply(Mutation("patch", "IPPool", "default-ipv4-ippool", body=body))
         for node in world.lab.nodes:
-            settle(node, lambda n=node: expected_routes(world, (*pods, barred.pod), n, 0, nat))  # noqa: B023
+            settle(node, partial(expected_routes, world, (*pods, barred.pod), node, 0, nat))
     body = {"spec": {"natOutgoing": False}}
     world.kube.apply(Mutation("patch", "IPPool", "default-ipv4-ippool", body=body))
 
@@ -949,5 +950,5 @@ def test_routes_through_an_overlay_say_so(
     world.become(mode)
     for node in world.lab.nodes:
         more = OVERLAY[world.release, mode]
-        settle(node, lambda n=node: expected_routes(world, (*pods, barred.pod), n, more))  # noqa: B023
+        settle(node, partial(expected_routes, world, (*pods, barred.pod), node, more))
         assert len(routes(node)) >= 7
