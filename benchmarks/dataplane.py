@@ -1,15 +1,18 @@
 """What forwarding costs: the lab's eBPF dataplane with and without its short-cut, and others.
 
     .venv/bin/python benchmarks/dataplane.py [--release R] [--blocks N] [--seconds S]
-                                             [--json FILE] [--quick]
+                                             [--let-halt] [--json FILE] [--quick]
 
 Brings up an embedded cluster of its own (root needed) and runs ``campaigns/dataplanes.yaml`` on it,
 as ``ebpfperf run`` would: every treatment once in a block, in random order, without overlay, the
 pods on different nodes. Each is compared with eBPF with the short-cut, block by block. The path
 between the nodes themselves, of the same blocks, stands beside them: what there is to be had.
 
-That the pods' MTU is the same under every treatment is checked, not assumed. These are the lab's
-own programs, not Calico's: what they cost says nothing of what Calico's cost.
+That the pods' MTU is the same under every treatment is checked, not assumed. While requests are
+answered no core may halt, unless ``--let-halt`` says so: a core that waits for the next packet of
+one connection sleeps in between, and waking it takes longer than all the forwarding. Bulk never
+lets them sleep. These are the lab's own programs, not Calico's: what they cost says nothing of what
+Calico's cost.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as File
@@ -35,13 +38,16 @@ from ebpfperf.calico.flags import fib_shortcut
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
-from ebpfperf.model import Campaign, ClusterRef, Dataplane, Path, Status, Treatment
+from ebpfperf.model import Campaign, ClusterRef, Dataplane, Path, Status, Treatment, Trial
 from ebpfperf.store import Store
 
 LAB = "dataplane"
 FILE = File(__file__).parent / "campaigns" / "dataplanes.yaml"
 # Under eBPF the programs on the NIC see the packets of hosts too; under the other nothing does.
 HOSTS = ("standard", "ebpf")
+# Documentation/power/pm_qos_interface.rst: what is written counts for as long as the file is open.
+_LATENCY = File("/dev/cpu_dma_latency")
+_NO_LATENCY = (0).to_bytes(4, sys.byteorder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,29 @@ def campaign(lab: Lab, *, blocks: int, seconds: int) -> Campaign:
     )
 
 
-def measure(wanted: Campaign, directory: File, *, release: str) -> Found:
+class Cores:
+    """Keeps every core of the machine from halting while it is asked to."""
+
+    def __init__(self) -> None:
+        self._handle: int | None = None
+
+    def keep_awake(self, wanted: bool) -> None:
+        """From now on, or from now on no longer. OSError where the kernel does not offer it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        if wanted:
+            self._handle = os.open(_LATENCY, os.O_WRONLY | os.O_CLOEXEC)
+            os.write(self._handle, _NO_LATENCY)
+
+
+def measure(wanted: Campaign, directory: File, *, release: str, let_halt: bool = False) -> Found:
     """Run it in a new ``directory`` and compare.
+
+    Parameters
+    ----------
+    let_halt
+        Whether cores may halt between requests.
 
     Raises
     ------
@@ -86,7 +113,14 @@ def measure(wanted: Campaign, directory: File, *, release: str) -> Found:
     store = Store.create(directory, wanted)
     mtus: dict[int, str] = {}
     total = len(plan.schedule(wanted))
-    with closing(runner.run(store)) as results:
+    cores = Cores()
+
+    def begin(trial: Trial) -> None:
+        cores.keep_awake(trial.flow.load == "request-response" and not let_halt)
+
+    with ExitStack() as stack:
+        stack.callback(cores.keep_awake, False)
+        results = stack.enter_context(closing(runner.run(store, on_start=begin)))
         for number, result in enumerate(results, 1):
             trial = result.trial
             said = "" if result.status is Status.OK else f": {result.status}: {result.reason}"
@@ -162,13 +196,14 @@ def _said(effect: Mapping[Any, Any]) -> str:
     return "; ".join(part for part in (said, effect["size"], effect["agreement"]) if part)
 
 
-def machine(release: str) -> dict[str, object]:
+def machine(release: str, *, let_halt: bool) -> dict[str, object]:
     """Where and when it was measured."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
         "release": release,
+        "cores_halt": let_halt,
         "load_average": os.getloadavg()[0],
     }
 
@@ -179,16 +214,22 @@ def main() -> None:
     parser.add_argument("--release", default="v3.26", help="release to present (default v3.26)")
     parser.add_argument("--blocks", type=int, default=10, help="blocks (default 10)")
     parser.add_argument("--seconds", type=int, default=2, help="seconds of a flow (default 2)")
+    parser.add_argument("--let-halt", action="store_true", help="cores may halt between requests")
     parser.add_argument("--quick", action="store_true", help="2 blocks of 1 s: no verdicts")
     parser.add_argument("--json", type=File, help="write effects and trials here")
     arguments = parser.parse_args()
     blocks, seconds = (2, 1) if arguments.quick else (arguments.blocks, arguments.seconds)
-    where = machine(arguments.release)
+    where = machine(arguments.release, let_halt=arguments.let_halt)
     try:
         lab, _ = lifecycle.up(Shape(LAB, release=arguments.release))
         with tempfile.TemporaryDirectory(prefix="dataplane-") as name:
             wanted = campaign(lab, blocks=blocks, seconds=seconds)
-            found = measure(wanted, File(name) / "campaign", release=arguments.release)
+            found = measure(
+                wanted,
+                File(name) / "campaign",
+                release=arguments.release,
+                let_halt=arguments.let_halt,
+            )
     finally:
         lifecycle.down(LAB)
     if arguments.json:
@@ -199,10 +240,12 @@ def main() -> None:
         }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     print(report(found))
+    halt = "may" if arguments.let_halt else "may not"
     print(
         f"\n{where['date']}, Linux {where['kernel']}, {where['cpus']} cores for both nodes together"
-        f", Calico {arguments.release} as the lab presents it; load average "
-        f"{where['load_average']:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
+        f", Calico {arguments.release} as the lab presents it; cores {halt} halt between requests;"
+        f" load average {where['load_average']:.1f} at the start, {os.getloadavg()[0]:.1f} at the"
+        " end."
     )
 
 
