@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-from ebpfperf.lab import schema, service_admission, structural
+from ebpfperf.lab import own_annotations, schema, service_admission, structural
 from ebpfperf.lab.resources import CALICO, CRD, ResourceType
 from ebpfperf.lab.status import BadRequest, Cause, Invalid
 
@@ -156,6 +156,8 @@ def _metadata(kind: ResourceType, meta: Object) -> tuple[Cause, ...]:
                 for v in entries.values()
                 if len(v) > 63 or not _LABEL_VALUE.fullmatch(v)
             ]
+        elif wrong := own_annotations.problem(kind.plural, entries):
+            causes.append(("metadata.annotations", "FieldValueInvalid", f"Invalid value: {wrong}"))
     return tuple(causes)
 
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled
-from ebpfperf.lab import bpfplan, mapbytes
+from ebpfperf.lab import bpfplan
 from ebpfperf.lab.bpfplan import LocalPod
 from ebpfperf.lab.ebpf import Ebpf, Wanted
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.kubelet import device_name
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.own_annotations import deny_list
 from ebpfperf.lab.services import ServicePort, service_ports
 from ebpfperf.lab.sweeper import PERIOD_S, sweep
 from ebpfperf.model import Overlay
@@ -107,11 +108,7 @@ class BpfManager:
             own = pod["spec"].get("nodeName") == self._node.name
             if not own or pod["spec"].get("hostNetwork") or not address or device not in links:
                 continue
-            try:
-                deny = mapbytes.deny_list(meta.get("annotations") or {})
-            except ValueError as error:
-                _log.warning("pod %s/%s: %s", meta["namespace"], meta["name"], error)
-                deny = ()
+            deny = deny_list(meta.get("annotations") or {})
             found.append(LocalPod(device, links[device], address, deny))
         return found
 

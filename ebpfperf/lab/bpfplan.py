@@ -16,8 +16,8 @@ from ebpfperf.calico.releases import minor
 from ebpfperf.lab import ipip, mapbytes
 from ebpfperf.lab.dataplane import DEFAULT_PORT, DEFAULT_VNI, VXLAN_DEVICE, same_subnet
 from ebpfperf.lab.ebpf import Device, Wanted
-from ebpfperf.lab.mapbytes import Denied
 from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.own_annotations import Denied
 from ebpfperf.lab.programs import Kind, Option, Settings
 from ebpfperf.lab.services import ServicePort
 from ebpfperf.model import Overlay, Scope

@@ -40,6 +40,7 @@ from ebpfperf.lab.ebpf import Wanted as Programs
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.own_annotations import BY_PROGRAMS, FAULT, FORWARDING, PLAIN, UNSUPPORTED
 from ebpfperf.lab.poolflags import PoolFlags
 from ebpfperf.lab.status import StatusError
 from ebpfperf.model import Overlay
@@ -50,10 +51,6 @@ RESTART_S = 2.0
 RESYNC_S = 90.0
 _RETRY_S = 0.5
 _MTU_FILE = "var/lib/calico/mtu"
-FAULT_ANNOTATION = "lab.ebpfperf/fault"
-UNSUPPORTED = "kernel-unsupported"
-FORWARDING_ANNOTATION = "lab.ebpfperf/forwarding"
-PLAIN, EMULATED = "plain kernel routing", "the lab's own eBPF programs"
 # felix/dataplane/linux/vxlan_mgr.go: in eBPF mode the device is told of each packet's way.
 _FLOW_BASED_FROM = (3, 31)
 _pids = itertools.count(101, 37)
@@ -169,7 +166,7 @@ class Felix:
             meta = self._store.get("nodes", self._node.name)["metadata"]
         except StatusError:
             meta = {}
-        fault = (meta.get("annotations") or {}).get(FAULT_ANNOTATION, "")
+        fault = (meta.get("annotations") or {}).get(FAULT, "")
         return Config(spec, enabled(spec, pools, self._version), fault)
 
     def _spec(self, name: str) -> dict[str, Any]:
@@ -227,14 +224,14 @@ class Felix:
             self._bpf.follow(programs)
             self._write_mtu(self.pod_mtu_bytes())
             self._applied, self._applied_at = (desired, programs), now
-        self._tell(EMULATED if config.bpf else PLAIN)
+        self._tell(BY_PROGRAMS if config.bpf else PLAIN)
 
     def _tell(self, forwarding: str) -> None:
         """Let the node's object say how it forwards, where it does not."""
         name = self._node.name
         meta = self._store.get("nodes", name)["metadata"]
-        if (meta.get("annotations") or {}).get(FORWARDING_ANNOTATION) != forwarding:
-            patch = {"metadata": {"annotations": {FORWARDING_ANNOTATION: forwarding}}}
+        if (meta.get("annotations") or {}).get(FORWARDING) != forwarding:
+            patch = {"metadata": {"annotations": {FORWARDING: forwarding}}}
             self._store.patch("nodes", name, patch)
 
     def _desired(self, config: Config) -> Desired:

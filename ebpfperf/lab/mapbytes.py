@@ -3,85 +3,28 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from ebpfperf.calico.releases import minor
+from ebpfperf.lab.own_annotations import PROTOCOLS, Denied
 from ebpfperf.lab.services import ServicePort
 
 IN_POOL, NAT_OUT, WORKLOAD, LOCAL, HOST, SAME_SUBNET = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 TUNNELED, VXLAN = 0x40, 0x400
 TUNNELED_SINCE, VXLAN_SINCE = (3, 23), (3, 31)
-DENY_ANNOTATION = "lab.ebpfperf/deny"
 _EVERY_HOST = "255.255.255.255"
-_PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "": 0}
 _EXTERNAL_LOCAL, _INTERNAL_LOCAL = 1, 2
 # The key's length with a source's address of zero bits.
 _ANY_SOURCE = 56
 _FLAGS_SINCE = (3, 22)
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """One rule of a workload's deny list.
-
-    Attributes
-    ----------
-    egress
-        Whether it is about what the workload sends.
-    protocol
-        ``TCP``, ``UDP``, ``ICMP`` or empty for all, which goes with no port.
-    port
-        Destination port; 0 for all.
-    """
-
-    egress: bool
-    cidr: str
-    protocol: str = ""
-    port: int = 0
-
-
-def deny_list(annotations: Mapping[str, str]) -> tuple[Denied, ...]:
-    """The deny list that a pod's annotations ask for; empty without one.
-
-    ``lab.ebpfperf/deny`` holds JSON: a list of objects with ``direction`` (``ingress`` or
-    ``egress``), ``cidr``, and where wanted ``protocol`` and ``port``.
-
-    Raises
-    ------
-    ValueError
-        It holds something else; says what.
-    """
-    text = annotations.get(DENY_ANNOTATION)
-    if not text:
-        return ()
-    rules = json.loads(text)
-    if not isinstance(rules, list):
-        raise ValueError(f"{DENY_ANNOTATION} is no list")
-    return tuple(_rule(rule) for rule in rules)
-
-
-def _rule(rule: Any) -> Denied:
-    known = {"direction", "cidr", "protocol", "port"}
-    if not isinstance(rule, dict) or not {"direction", "cidr"} <= set(rule) <= known:
-        raise ValueError(f"{DENY_ANNOTATION}: a rule has direction, cidr, protocol, port: {rule!r}")
-    protocol, port = str(rule.get("protocol", "")).upper(), rule.get("port", 0)
-    if rule["direction"] not in ("ingress", "egress") or protocol not in _PROTOCOLS:
-        raise ValueError(f"{DENY_ANNOTATION}: unknown direction or protocol: {rule!r}")
-    if not isinstance(port, int) or not 0 <= port <= 65535 or (port and not protocol):
-        raise ValueError(f"{DENY_ANNOTATION}: a port is 1 to 65535 and of a protocol: {rule!r}")
-    network = ipaddress.IPv4Network(str(rule["cidr"]), strict=False)
-    return Denied(rule["direction"] == "egress", str(network), protocol, port)
-
-
 def deny_key(ifindex: int, rule: Denied) -> bytes:
     """Key of one rule; its value is a word of no meaning."""
     network = ipaddress.IPv4Network(rule.cidr)
-    fixed = (64 + network.prefixlen, ifindex, rule.egress, _PROTOCOLS[rule.protocol], rule.port)
+    fixed = (64 + network.prefixlen, ifindex, rule.egress, PROTOCOLS[rule.protocol], rule.port)
     return struct.pack("<IIBBH", *fixed) + network.network_address.packed
 
 
@@ -144,4 +87,4 @@ def nat(
 
 def _frontend_key(address: str, port: int, protocol: str) -> bytes:
     head = struct.pack("<I", _ANY_SOURCE) + socket.inet_aton(address)
-    return head + struct.pack("<HB5x", port, _PROTOCOLS[protocol])
+    return head + struct.pack("<HB5x", port, PROTOCOLS[protocol])

@@ -9,11 +9,12 @@ from typing import Any
 from ebpfperf.calico.releases import full_version, minor
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.own_annotations import EMULATION, FORWARDING, PLAIN
 from ebpfperf.lab.status import AlreadyExists
 
 POOL = "default-ipv4-ippool"
 POOL_CIDR = "198.19.0.0/16"
-EMULATION = "independent emulation on one machine; not Calico"
+NOT_CALICO = "independent emulation on one machine; not Calico"
 _CALICO_NAMESPACE = "kube-system"
 # Go's names, which Kubernetes uses.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -122,8 +123,8 @@ def _node(node: LabNode) -> dict[str, Any]:
             },
             "annotations": {
                 "projectcalico.org/IPv4Address": f"{node.underlay_ip}/24",
-                "lab.ebpfperf/emulation": EMULATION,
-                "lab.ebpfperf/forwarding": "plain kernel routing",
+                EMULATION: NOT_CALICO,
+                FORWARDING: PLAIN,
             },
         },
         "spec": {},

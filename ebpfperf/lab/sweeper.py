@@ -107,9 +107,13 @@ def sweep(
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     timeouts = timeouts_of(spec, release)
     entries = {key: read(key, value, release) for key, value in conntrack.items()}
+    # A new entry may be half of a pair. Later releases do not say when one was made.
+    grace_ns = timeouts["creationGracePeriod"] * NS_PER_S
+    known = minor(release) < _RST_TIME_FROM
+    old = {k: e for k, e in entries.items() if not known or now - e.first_word > grace_ns}
     over = {
         key
-        for key, entry in entries.items()
+        for key, entry in old.items()
         if entry.kind != _FORWARD
         and (
             now - entry.last_seen_ns > timeout_s(entry, timeouts) * NS_PER_S
@@ -118,7 +122,7 @@ def sweep(
     }
     over |= {
         key
-        for key, entry in entries.items()
+        for key, entry in old.items()
         if entry.kind == _FORWARD and (entry.reverse in over or entry.reverse not in entries)
     }
     for key in over:

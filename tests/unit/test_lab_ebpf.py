@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from ebpfperf.calico.encapsulation import Enabled
 from ebpfperf.calico.maps import counters_of, map_for, maps_of
-from ebpfperf.lab import bpfplan, mapbytes, sweeper
+from ebpfperf.lab import bpfplan, mapbytes, own_annotations, sweeper
+from ebpfperf.lab.admission import Admission
 from ebpfperf.lab.attach import Hook
 from ebpfperf.lab.bpfplan import Cluster, LocalPod
-from ebpfperf.lab.mapbytes import Denied
 from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.own_annotations import Denied
 from ebpfperf.lab.programs import Kind, Option, Settings, filter_name, tag
+from ebpfperf.lab.resources import CORE, RESOURCES
 from ebpfperf.lab.services import Backend, ServicePort
+from ebpfperf.lab.status import Invalid
 
 TO_HOST = Kind.TO_HOST
 RELEASES = ("v3.16.1", "v3.26.1", "v3.30.2", "v3.32.1")
@@ -163,22 +166,43 @@ def test_a_nodes_own_backends_come_first(nodes: set[str], sticky: bool) -> None:
         '[{"direction": "egress", "cidr": "10.0.0.0/40"}]',
         '[{"direction": "egress", "cidr": "10.0.0.0/8", "port": 5201}]',
         '[{"direction": "egress", "cidr": "10.0.0.0/8", "protocol": "TCP", "port": 70000}]',
+        '[{"direction": "egress", "cidr": "10.0.0.0/8", "protocol": "ICMP", "port": 8}]',
         '[{"direction": "egress", "cidr": "10.0.0.0/8", "ports": []}]',
         "[",
     ],
 )
 def test_a_deny_list_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        mapbytes.deny_list({mapbytes.DENY_ANNOTATION: text})
+    wrong = {own_annotations.DENY: text}
+    with pytest.raises(ValueError, match=r"^lab\.ebpfperf/deny"):
+        own_annotations.deny_list(wrong)
+    assert own_annotations.problem("pods", wrong)
+    assert own_annotations.problem("namespaces", wrong) is None
+
+
+def test_a_fault_that_is_none_is_refused() -> None:
+    assert own_annotations.problem("nodes", {own_annotations.FAULT: "kernel-unsupported"}) is None
+    assert own_annotations.problem("nodes", {}) is None
+    said = own_annotations.problem("nodes", {own_annotations.FAULT: "kernel-unsuported"})
+    assert said is not None
+    assert "kernel-unsupported" in said
+
+
+def test_the_api_refuses_what_the_lab_could_not_follow() -> None:
+    pod = {
+        "metadata": {"name": "a", "annotations": {own_annotations.DENY: "[1]"}},
+        "spec": {"containers": [{"name": "p", "image": "pause"}]},
+    }
+    with pytest.raises(Invalid, match=r"lab\.ebpfperf/deny: a rule has direction"):
+        Admission(RESOURCES["pods"], CORE, minor=26)(pod, None)
 
 
 def test_a_deny_lists_key_compares_all_but_the_hosts_bits() -> None:
     text = '[{"direction": "egress", "cidr": "10.1.2.3/16", "protocol": "udp", "port": 5201}]'
-    (rule,) = mapbytes.deny_list({mapbytes.DENY_ANNOTATION: text})
+    (rule,) = own_annotations.deny_list({own_annotations.DENY: text})
     assert rule == Denied(True, "10.1.0.0/16", "UDP", 5201)
     key = mapbytes.deny_key(9, rule)
     assert key == struct.pack("<IIBBH", 64 + 16, 9, 1, 17, 5201) + bytes([10, 1, 0, 0])
-    assert mapbytes.deny_list({}) == ()
+    assert own_annotations.deny_list({}) == ()
 
 
 # ------------------------------------------------------------------------------------- plans
@@ -350,3 +374,22 @@ def test_a_translation_ends_with_its_backend_and_takes_its_pointer_along(
     monkeypatch.setattr(sweeper.time, "clock_gettime_ns", lambda _: now + 2_000_000_000)
     sweeper.sweep(table, {}, "v3.26.1", backends)  # type: ignore[arg-type]
     assert table.entries == {}
+
+
+def test_an_entry_is_kept_while_it_is_new_where_it_says_when_it_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000_000_000_000
+    monkeypatch.setattr(sweeper.time, "clock_gettime_ns", lambda _: now)
+    lost = key_of("10.0.0.1", "10.96.0.1", 3, 53)
+
+    def left(age_s: int, release: str) -> set[bytes]:
+        made = struct.pack("<Q", now - age_s * 1_000_000_000)
+        table = Conntrack({lost: made + value_of(1, 0, bytes(16))[8:]})
+        sweeper.sweep(table, {}, release, frozenset())  # type: ignore[arg-type]
+        return set(table.entries)
+
+    assert left(9, "v3.26.1") == {lost}
+    assert left(11, "v3.26.1") == set()
+    # Since v3.30 the first word is the time of a reset.
+    assert left(9, "v3.30.2") == set()
