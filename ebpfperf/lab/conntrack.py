@@ -1,8 +1,7 @@
-"""Forgets UDP connections to backends that are gone, in the network it runs in.
+"""Forgets UDP connections of the kernel's conntrack to backends that are gone.
 
-Run as ``python -m ebpfperf.lab.conntrack ADDRESS:PORT…``: kube-proxy does as much, because a
-client that goes on sending would be sent to the old backend for ever. Source: the kernel's
-``nfnetlink_conntrack.h`` and ``nfnetlink.h``.
+kube-proxy does as much, because a client that goes on sending would be sent to the old backend for
+ever. Source: the kernel's ``nfnetlink_conntrack.h`` and ``nfnetlink.h``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ebpfperf.lab.nodes import LabNode, run
+from ebpfperf.lab.netns import inside
+from ebpfperf.lab.nodes import LabNode
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = 0x101, 0x102
@@ -43,11 +43,10 @@ def forget(node: LabNode, backends: set[str]) -> None:
 
     Raises
     ------
-    LabError
+    OSError
         The kernel refuses.
     """
-    module = [sys.executable, "-m", "ebpfperf.lab.conntrack"]
-    run(node.in_network([*module, *sorted(backends)]))
+    inside(node, lambda: _forget(backends))
 
 
 def entries(data: bytes) -> Iterator[Entry]:
@@ -60,9 +59,7 @@ def entries(data: bytes) -> Iterator[Entry]:
             yield Entry(protocol, destination, answers, parts[_ORIGINAL])
 
 
-def main(arguments: list[str]) -> int:
-    """Forget the backends given: exit status 0; OSError when the kernel refuses."""
-    gone = set(arguments)
+def _forget(gone: set[str]) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
         found = [entry for data in _asked(kernel, _GET, _DUMP) for entry in entries(data)]
         for entry in found:
@@ -72,7 +69,6 @@ def main(arguments: list[str]) -> int:
                 # It may have ended meanwhile, which is what was wanted.
                 with contextlib.suppress(FileNotFoundError):
                     list(_asked(kernel, _DELETE, _ACK, name + entry.original))
-    return 0
 
 
 def _asked(kernel: socket.socket, kind: int, flags: int, body: bytes = b"") -> Iterator[bytes]:
@@ -115,7 +111,3 @@ def _tuple(data: bytes) -> tuple[int, str, str]:
         for n in (1, 2)
     )
     return ports[1][0], source, destination
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

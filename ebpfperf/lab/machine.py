@@ -21,6 +21,7 @@ _NEEDED = (
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("bridge", "iproute2"),
+    ("bpftool", "bpftool"),
     ("iptables-restore", "iptables"),
     ("sysctl", "procps"),
     ("sshd", "openssh-server"),
