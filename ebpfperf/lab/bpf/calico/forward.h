@@ -85,26 +85,22 @@ static __always_inline int by_fib(struct __sk_buff *skb, const struct packet *p)
 	return redirected(p, C_REDIRECT, bpf_redirect(fib.ifindex, 0));
 }
 
+#if HAS_PEER
 /* The way that needs no lookup: straight into a pod of this node. */
-static __always_inline int by_route(struct __sk_buff *skb, const struct packet *p, bool settled)
+static __always_inline int to_peer(struct __sk_buff *skb, const struct packet *p)
 {
 	struct route *to = route_of(p->daddr);
+	__u32 ifindex;
 
-	if (!to)
+	if (!route_has(to, ROUTE_LOCAL | ROUTE_WORKLOAD))
 		return TC_ACT_UNSPEC;
-#if HAS_PEER
-	if (OPTION(OPT_PEER) && settled && IS(KIND_HOST | KIND_TUNNEL) && !IS(KIND_L3) &&
-	    route_has(to, ROUTE_LOCAL | ROUTE_WORKLOAD)) {
-		__u32 ifindex = to->ifindex;
-
-		if (lower_ttl(skb, p))
-			return TC_ACT_SHOT;
-		DEBUG("Redirect to peer interface (%d) succeeded.", ifindex);
-		return redirected(p, C_REDIRECT_PEER, bpf_redirect_peer(ifindex, 0));
-	}
-#endif
-	return TC_ACT_UNSPEC;
+	ifindex = to->ifindex;
+	if (lower_ttl(skb, p))
+		return TC_ACT_SHOT;
+	DEBUG("Redirect to peer interface (%d) succeeded.", ifindex);
+	return redirected(p, C_REDIRECT_PEER, bpf_redirect_peer(ifindex, 0));
 }
+#endif
 
 /* The action for a packet towards the host; ``mark`` tells the next hook what is known of it. */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p, __u32 mark,
@@ -116,7 +112,10 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	skb->mark = mark;
 	if (!short_cut || !OPTION(OPT_FIB) || p->ttl <= 1 || p->fragment)
 		return TC_ACT_UNSPEC;
-	action = by_route(skb, p, settled);
+#if HAS_PEER
+	if (OPTION(OPT_PEER) && settled && IS(KIND_HOST | KIND_TUNNEL) && !IS(KIND_L3))
+		action = to_peer(skb, p);
+#endif
 	return action == TC_ACT_UNSPEC ? by_fib(skb, p) : action;
 }
 
