@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.namespaces import LIMIT_S, eventually, pause, socket_in
+from lab.namespaces import LIMIT_S, eventually, inside, pause, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
@@ -56,6 +56,10 @@ class Pod:
     @property
     def device(self) -> str:
         return device_name("default", self.name)
+
+    def ip(self, *argv: str) -> Any:
+        """What ``ip -j`` shows inside the pod."""
+        return json.loads(inside(self.pid, "ip", "-j", *argv))
 
 
 @dataclass(frozen=True)

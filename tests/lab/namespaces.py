@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -62,3 +63,11 @@ def socket_in(pid: int, *arguments: int) -> socket.socket:
     outcome.settimeout(LIMIT_S)
     outcome.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return outcome
+
+
+def inside(pid: int, *argv: str) -> str:
+    """What a command prints in the network namespace of a process."""
+    entered = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *argv]
+    return subprocess.run(
+        entered, check=True, capture_output=True, text=True, timeout=LIMIT_S
+    ).stdout

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.namespaces import LIMIT_S, eventually, pause, socket_in
+from lab.ebpf import MODES, POOL, Pod
+from lab.namespaces import LIMIT_S, eventually, inside, pause, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.cgroups import cgroup_root
-from ebpfperf.lab.kubelet import device_name
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
@@ -32,37 +31,15 @@ from ebpfperf.mutations import Mutation
 
 pytestmark = pytest.mark.lab
 
-POOL = "default-ipv4-ippool"
 PORT = 5201
 PRIME = 101
 OVERHEAD = {"none": 0, "ipip": 20, "vxlan": 50}
-MODES = {
-    "none": {"ipipMode": "Never", "vxlanMode": "Never"},
-    "ipip": {"ipipMode": "Always", "vxlanMode": "Never"},
-    "vxlan": {"ipipMode": "Never", "vxlanMode": "Always"},
-}
 DEVICES = {"none": "ens11", "ipip": "tunl0", "vxlan": "vxlan.calico"}
 _ETH_P_ALL = 3
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
 
 
 # ---------------------------------------------------------------------------------- the cluster
-
-
-@dataclass(frozen=True)
-class Pod:
-    name: str
-    node: LabNode
-    address: str
-    pid: int
-
-    @property
-    def device(self) -> str:
-        return device_name("default", self.name)
-
-    def ip(self, *argv: str) -> Any:
-        """What ``ip -j`` shows inside the pod."""
-        return json.loads(inside(self.pid, "ip", "-j", *argv))
 
 
 class Cluster:
@@ -140,13 +117,6 @@ def cgroup(node: LabNode, pid: int) -> Path:
     (line,) = [one for one in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
                if one.startswith("0::")]  # fmt: skip
     return cgroup_root() / line.removeprefix("0::/")
-
-
-def inside(pid: int, *argv: str) -> str:
-    entered = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *argv]
-    return subprocess.run(
-        entered, check=True, capture_output=True, text=True, timeout=LIMIT_S
-    ).stdout
 
 
 @contextlib.contextmanager

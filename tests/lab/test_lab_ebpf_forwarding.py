@@ -32,7 +32,9 @@ from lab.ebpf import (
     asked,
     exchanged,
 )
+from lab.log_words import TIMED, Words, matches, packets, tag
 from lab.namespaces import LIMIT_S, eventually, socket_in
+from lab.packets import ipv4, mac, ones_sum, udp_packet, wrapped
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.lab import lifecycle
@@ -151,83 +153,8 @@ def reaches(one: Pod, other: Pod) -> bool:
     return False
 
 
-# --------------------------------------------------------------------------------- packets
-
-
-@dataclass(frozen=True)
-class IPv4:
-    protocol: int
-    source: str
-    destination: str
-    ttl: int
-    length: int
-    payload: bytes
-
-
-def ipv4(packet: bytes) -> IPv4:
-    header = packet[:20]
-    assert header[0] == 0x45
-    assert ones_sum(header) == 0xFFFF, "the header's checksum is wrong"
-    (length,) = struct.unpack("!2xH", header[:4])
-    source, destination = (socket.inet_ntoa(header[at : at + 4]) for at in (12, 16))
-    return IPv4(header[9], source, destination, header[8], length, packet[20:length])
-
-
-def ones_sum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def udp_packet(
-    source: tuple[str, int], destination: tuple[str, int], payload: bytes, *, ttl: int = 64
-) -> bytes:
-    """An IPv4 packet; its UDP checksum is none."""
-    udp = struct.pack("!HHHH", source[1], destination[1], 8 + len(payload), 0) + payload
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, ttl, 17, 0)
-    header += socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
-    check = 0xFFFF - ones_sum(header)
-    return header[:10] + struct.pack("!H", check) + header[12:] + udp
-
-
-def mac(octets: bytes) -> str:
-    return octets.hex(":")
-
-
 def nic_mac(world: World, machine: LabNode) -> str:
     return str(world.links(machine)[machine.nic]["address"])
-
-
-@dataclass(frozen=True)
-class Wrapped:
-    outer: IPv4
-    ports: tuple[int, int]
-    checksum: int
-    flags: int
-    vni: int
-    ethernet: bytes
-    inner: IPv4
-
-
-def wrapped(frame: bytes) -> Wrapped:
-    """A frame with VXLAN in it, by RFC 7348."""
-    assert frame[12:14] == b"\x08\x00"
-    outer = ipv4(frame[14:])
-    assert outer.protocol == socket.IPPROTO_UDP
-    source, destination, length, checksum = struct.unpack("!HHHH", outer.payload[:8])
-    assert length == len(outer.payload)
-    flags, vni = struct.unpack("!II", outer.payload[8:16])
-    assert vni & 0xFF == 0
-    return Wrapped(
-        outer,
-        (source, destination),
-        checksum,
-        flags,
-        vni >> 8,
-        outer.payload[16:30],
-        ipv4(outer.payload[30:]),
-    )
 
 
 # --------------------------------------------------------------------------------- node ports
@@ -533,9 +460,6 @@ def denied(release: str, reason: int) -> str:
     return f"Final result=DENY ({code})"
 
 
-TIMED = r"\. Program execution time: \d+ns"
-
-
 def test_a_workload_that_sends_from_an_address_of_another_is_dropped(
     world: World, pods: list[Pod]
 ) -> None:
@@ -611,12 +535,6 @@ def test_a_node_ports_packet_is_unwrapped_only_if_a_node_wrapped_it(
 # ------------------------------------------------------------------------------------- the log
 
 
-def tag(release: str, device: str, letter: str) -> str:
-    """What a line begins with: v3.16 has room for 8 characters, v3.25 and later for 15."""
-    width = 8 if release == "v3.16" else 15
-    return f"{device[:width].ljust(width, '-')}-{letter}"
-
-
 # On the first two nodes nothing is switched on.
 FLAGS = (None, False, True)
 
@@ -633,146 +551,6 @@ def debug(world: World, ipip: bool | None = None) -> None:
 def told(trace: Trace) -> list[str]:
     """What the lines since the last call say after their tags."""
     return [line.split(": ", 1)[1] for line in trace.lines()]
-
-
-@dataclass(frozen=True)
-class Words:
-    """What lines of a release say, by its tables; patterns of the whole text after the tag."""
-
-    release: str
-
-    @property
-    def old(self) -> bool:
-        """Whether addresses are bare hexadecimal and protocols are numbers."""
-        return self.release in ("v3.16", "v3.26")
-
-    def address(self, dotted: str) -> str:
-        return f"{int.from_bytes(socket.inet_aton(dotted)):x}" if self.old else re.escape(dotted)
-
-    @property
-    def conntrack(self) -> str:
-        return "CT-17" if self.old else "CT:"
-
-    def start(self, mark: str = "[0-9a-f]+") -> list[str]:
-        """How a packet begins, where its program looks at it."""
-        if self.release == "v3.16":
-            return [r"IP id=\d+ s=[0-9a-f]{1,8} d=[0-9a-f]{1,8}"]
-        return [rf"New packet at ifindex=\d+; mark={mark}"]
-
-    def lookup(self, source: tuple[str, int], destination: tuple[str, int]) -> list[str]:
-        (here, port), (there, other) = source, destination
-        return [
-            rf"{self.conntrack} lookup from {self.address(here)}:{port}",
-            rf"{self.conntrack} lookup to   {self.address(there)}:{other}",
-        ]
-
-    def no_service(self, destination: tuple[str, int]) -> list[str]:
-        address, port = destination
-        end = r"protocol=17\." if self.old else "udp"
-        return [
-            rf"NAT: 1st level lookup addr={self.address(address)} port={port} {end}",
-            r"NAT: Miss\.",
-        ]
-
-    @property
-    def asks_policy(self) -> list[str]:
-        if self.release == "v3.16":
-            return [
-                r"About to jump to policy program; "
-                r"lack of further logs means policy dropped the packet\.\.\."
-            ]
-        return []
-
-    @property
-    def allowed(self) -> list[str]:
-        normal = "normal " if self.old else ""
-        return [*self.asks_policy, f"Allowed by {normal}policy: ACCEPT"]
-
-    @property
-    def denied(self) -> list[str]:
-        """v3.16 says nothing more once it has asked."""
-        if self.release == "v3.16":
-            return self.asks_policy
-        return ["DENY due to policy", r"Final result=DENY \(4\)" + TIMED]
-
-    def mark(self, name: str) -> str:
-        old = {"seen": "c1000000", "bypass": "c3000000"}
-        new = {"seen": "1000000", "bypass": "3000000"}
-        return (old if self.release == "v3.16" else new)[name]
-
-    def towards_host(self, mark: str) -> list[str]:
-        prefix = "" if self.old else "0x"
-        return [f"Traffic is towards host namespace, marking with {prefix}{self.mark(mark)}\\."]
-
-    def redirected(self, gateway: str, ifindex: int) -> list[str]:
-        end = "" if self.old else f" - gw {re.escape(gateway)}"
-        return [
-            f"FIB lookup succeeded{end}",
-            rf"Got Linux FIB hit, redirecting to iface {ifindex}\.",
-            self.final(7),
-        ]
-
-    def into_pod(self, address: str, ifindex: int) -> list[str]:
-        """How a packet of a settled flow gets from a NIC into a pod."""
-        if self.old:
-            return self.redirected(address, ifindex)
-        return [rf"Redirect to peer interface \({ifindex}\) succeeded\.", self.final(7)]
-
-    def final(self, action: int) -> str:
-        return (rf"Final result=ALLOW \({action}\)" if self.old
-                else f"Final result=ALLOW rc {action}") + TIMED  # fmt: skip
-
-    @property
-    def bypassed(self) -> list[str]:
-        """All that is said of a packet that another hook has allowed already."""
-        if self.release == "v3.16":
-            return [r"Packet pre-approved by another hook, allow\.", self.final(-1)]
-        return [r"Final result=ALLOW \(3\)\. Bypass mark set\."]
-
-    @property
-    def hit(self) -> list[str]:
-        return [rf"{self.conntrack} Hit! NORMAL entry\."]
-
-    @property
-    def new(self) -> tuple[list[str], list[str]]:
-        """Before and after the service and the policy were asked for."""
-        return [rf"{self.conntrack} Miss\."], [rf"{self.conntrack} result: NEW\."]
-
-
-Packet = tuple[str, list[str]]
-
-
-def packets(trace: Trace, release: str) -> list[Packet]:
-    """(tag, texts) of each packet that the log tells of, in its order.
-
-    ARP, which the programs pass on unseen, and what others send by IPv6 are left out.
-    """
-    found: list[Packet] = []
-    open_: dict[str, list[str]] = {}
-    starts = ("IP id=", "New packet at")
-    for line in trace.lines():
-        start, text = line.split(": ", 1)
-        if start not in open_ or text.startswith(starts):
-            open_[start] = []
-            found.append((start, open_[start]))
-        open_[start].append(text)
-        if text.startswith("Final result="):
-            del open_[start]
-    unseen = 2 if release != "v3.16" else 1
-    return [
-        (start, texts)
-        for start, texts in found
-        if len(texts) > unseen or "Bypass" in texts[-1] or "DENY" in texts[-1]
-    ]
-
-
-def matches(seen: list[Packet], expected: list[Packet]) -> None:
-    """AssertionError with the first line that differs."""
-    assert [start for start, _ in seen] == [start for start, _ in expected]
-    for (start, texts), (_, patterns) in zip(seen, expected, strict=True):
-        assert len(texts) == len(patterns), (start, texts, patterns)
-        for text, pattern in zip(texts, patterns, strict=True):
-            assert re.fullmatch(pattern, text), (start, text, pattern)
 
 
 def told_of_an_exchange(world: World, pods: list[Pod]) -> list[str]:
