@@ -313,17 +313,20 @@ def test_output_at_its_bound_is_taken(node: SSHNode) -> None:
 
 def test_ctrl_c_ends_the_process_group(server: Server, marker: str, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    child = controller(server, f"node.run({stubborn(marker, ready)!r}, timeout_s=100)")
-    until(lambda: stands(ready))
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=15)
+    with controller(server, f"node.run({stubborn(marker, ready)!r}, timeout_s=100)") as child:
+        until(lambda: stands(ready))
+        child.send_signal(signal.SIGINT)
+        _, stderr = child.communicate(timeout=15)
     assert b"KeyboardInterrupt" in stderr
     until(lambda: not processes(marker))
 
 
-def controller(server: Server, statement: str) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def controller(server: Server, statement: str) -> Iterator[subprocess.Popen[bytes]]:
+    # What a shell starts with `&` ignores SIGINT, and so do its children: this one must not.
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom ebpfperf.remote import SSHNode\n"
+        "import signal, time\nfrom pathlib import Path\nfrom ebpfperf.remote import SSHNode\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"node = SSHNode.connect('node-1', ssh_config=Path({str(server.config('node-1'))!r}))\n"
         f"{statement}\n"
     )
@@ -339,7 +342,11 @@ def controller(server: Server, statement: str) -> subprocess.Popen[bytes]:
     child.stdin.write(script.encode())
     child.stdin.close()
     child.stdin = None
-    return child
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate(timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +358,10 @@ def test_a_killed_controller_leaves_nothing(
     server: Server, marker: str, tmp_path: Path, statement: str
 ) -> None:
     ready = tmp_path / "ready"
-    child = controller(server, statement.format(argv=stubborn(marker, ready)))
-    until(lambda: stands(ready))
-    assert len(processes(marker)) >= 4
-    child.kill()
-    child.communicate(timeout=10)
+    with controller(server, statement.format(argv=stubborn(marker, ready))) as child:
+        until(lambda: stands(ready))
+        assert len(processes(marker)) >= 4
+        child.kill()
     until(lambda: not processes(marker), timeout_s=5)
 
 
