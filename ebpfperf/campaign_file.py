@@ -104,6 +104,7 @@ class CampaignEntry(_Strict):
     factors: Any = None
     flows: Annotated[list[FlowEntry], Field(min_length=1)]
     probes: list[str] = []
+    probes_off: bool = False
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -333,6 +334,7 @@ def _campaign(
         level=entry.level,
         cluster=model.ClusterRef(**{**cluster, "ippools": tuple(cluster["ippools"])}),
         description=entry.description,
+        probes_off=entry.probes_off,
     )
 
 
@@ -398,6 +400,12 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
             )
         if name in campaign.probes[:index]:
             raise source.error(("probes", index), f"{name} is listed twice", "Keep one of them.")
+    if campaign.probes_off and not campaign.optional_probes:
+        raise source.error(
+            ("probes_off",),
+            f"is true, but no probe is named besides {', '.join(model.ALWAYS_ON)}, always on",
+            "Name the probes that are to be off under probes, or leave probes_off out.",
+        )
 
 
 def _check_felix(source: _Source, index: int, treatment: model.Treatment) -> None:
@@ -417,10 +425,14 @@ def _check_ids(source: _Source, campaign: model.Campaign) -> None:
     for treatment in campaign.treatments:
         for index, flow in enumerate(campaign.flows):
             words = f"treatment {treatment.name} with flow {flow.name}"
-            other = seen.setdefault(f"{treatment.name}-{flow.name}", words)
-            if other != words:
-                raise source.error(
-                    ("flows", index, "name"),
-                    f"makes one trial id of {words} and {other}",
-                    "Rename the flow.",
-                )
+            made = {model.trial_name(treatment, flow): words}
+            if campaign.probes_off and treatment.name == campaign.baseline:
+                made[model.trial_name(treatment, flow, bare=True)] = f"{words} and no probes"
+            for name, ours in made.items():
+                other = seen.setdefault(name, ours)
+                if other != ours:
+                    raise source.error(
+                        ("flows", index, "name"),
+                        f"makes one trial id of {ours} and {other}",
+                        "Rename the flow.",
+                    )

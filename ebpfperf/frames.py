@@ -55,6 +55,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "streams": "int64",
         "message_bytes": "Int64",
         "rate_bits_per_s": "float64",
+        "probes": "str",
         "status": "str",
         "reason": "str",
         "start_utc": UTC,

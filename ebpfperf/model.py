@@ -8,6 +8,9 @@ from enum import StrEnum
 
 FelixValue = bool | int | str | None
 
+ALWAYS_ON: tuple[str, ...] = ("host_counters",)
+"""Probes that watch every trial, whether or not its campaign names them."""
+
 
 class Overlay(StrEnum):
     """How packets between workloads of different nodes travel on the underlay."""
@@ -283,6 +286,9 @@ class Campaign:
         Equivalence margin, percent of the baseline; fixed before the run.
     level
         Confidence level of intervals, 0 to 1.
+    probes_off
+        Whether each block also drives every flow under the baseline with no optional probe on the
+        nodes (bare trials), so that what the probes cost can be said.
     """
 
     name: str
@@ -296,6 +302,17 @@ class Campaign:
     level: float = 0.95
     cluster: ClusterRef = ClusterRef()
     description: str = ""
+    probes_off: bool = False
+
+    @property
+    def optional_probes(self) -> tuple[str, ...]:
+        """Its probes without those that are always on."""
+        return _optional(self.probes)
+
+    @property
+    def trials_per_block(self) -> int:
+        """How many trials a block holds, bare ones included."""
+        return len(self.flows) * (len(self.treatments) + self.probes_off)
 
     def treatment(self, name: str) -> Treatment:
         """The treatment of that name; KeyError when there is none."""
@@ -310,8 +327,11 @@ class Trial:
     ----------
     trial_id
         ``b003-vxlan-tcp``: block, treatment, flow; unique in a campaign and stable over resumes.
+        That of a bare trial ends in ``-bare``.
     block, order
         Both count from 0; ``order`` is the place in the whole campaign.
+    probes
+        Those that watch it, besides those that are always on; empty for a bare trial.
     """
 
     trial_id: str
@@ -320,6 +340,20 @@ class Trial:
     treatment: Treatment
     flow: Flow
     probes: tuple[str, ...] = ()
+
+    @property
+    def optional_probes(self) -> tuple[str, ...]:
+        """Its probes without those that are always on."""
+        return _optional(self.probes)
+
+
+def trial_name(treatment: Treatment, flow: Flow, *, bare: bool = False) -> str:
+    """What tells a trial from the others of its block: ``vxlan-tcp``, or ``none-tcp-bare``."""
+    return f"{treatment.name}-{flow.name}" + ("-bare" if bare else "")
+
+
+def _optional(probes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in probes if name not in ALWAYS_ON)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import random
 
 from ebpfperf import loads
 from ebpfperf.campaign_file import load
-from ebpfperf.model import Campaign, Trial
+from ebpfperf.model import Campaign, Trial, trial_name
 
 __all__ = ["estimate_s", "load", "notes", "schedule"]
 
@@ -24,22 +24,29 @@ def schedule(campaign: Campaign) -> tuple[Trial, ...]:
     Blocks follow each other. Within a block the treatments are in random order, each once, and
     within a treatment the flows: both from the seed and the block's number alone, so that the same
     file gives the same order anywhere and further blocks leave the earlier ones as they were.
+
+    With ``probes_off`` the baseline's flows come twice, with the probes and bare; which of the two
+    is first is random too. They do not mix: probes are taken off and put on once per block.
     """
     trials: list[Trial] = []
     for block in range(campaign.blocks):
         order = random.Random(f"{campaign.seed}:{block}")
         for treatment in order.sample(campaign.treatments, len(campaign.treatments)):
-            for flow in order.sample(campaign.flows, len(campaign.flows)):
-                trials.append(
-                    Trial(
-                        trial_id=f"b{block:03d}-{treatment.name}-{flow.name}",
-                        block=block,
-                        order=len(trials),
-                        treatment=treatment,
-                        flow=flow,
-                        probes=campaign.probes,
+            arms = [False]
+            if campaign.probes_off and treatment.name == campaign.baseline:
+                arms = order.sample((False, True), 2)
+            for bare in arms:
+                for flow in order.sample(campaign.flows, len(campaign.flows)):
+                    trials.append(
+                        Trial(
+                            trial_id=f"b{block:03d}-{trial_name(treatment, flow, bare=bare)}",
+                            block=block,
+                            order=len(trials),
+                            treatment=treatment,
+                            flow=flow,
+                            probes=() if bare else campaign.probes,
+                        )
                     )
-                )
     return tuple(trials)
 
 
@@ -62,4 +69,9 @@ def notes(campaign: Campaign) -> tuple[str, ...]:
         )
     if not any(flow.path == "host-host" for flow in campaign.flows):
         found.append("No host-host flow: the report cannot say what the underlay itself carries.")
+    if campaign.probes_off:
+        found.append(
+            f"Trials whose id ends in -bare run {campaign.baseline} without the probes "
+            f"{', '.join(campaign.optional_probes)}: the report says what these cost."
+        )
     return tuple(found)

@@ -105,6 +105,7 @@ def rows(campaign: str, result: TrialResult) -> dict[str, list[Record]]:
         "streams": flow.streams,
         "message_bytes": flow.message_bytes,
         "rate_bits_per_s": flow.rate_bits_per_s,
+        "probes": ", ".join(trial.optional_probes),
         "status": str(result.status),
         "reason": result.reason,
         "start_utc": result.start_utc,

@@ -23,12 +23,11 @@ from ebpfperf.errors import (
     ProbeError,
     SettleError,
 )
-from ebpfperf.model import Campaign, ClusterRef, Reading, Status, Trial, TrialResult
+from ebpfperf.model import ALWAYS_ON, Campaign, ClusterRef, Reading, Status, Trial, TrialResult
 from ebpfperf.store import Store
 from ebpfperf.watching import Watch
 
 Connect = Callable[[ClusterRef, Path], Cluster]
-ALWAYS_ON = ("host_counters",)
 
 
 def connect(ref: ClusterRef, journal: Path) -> Cluster:

@@ -32,7 +32,9 @@ from ebpfperf import frames, records
 from ebpfperf.errors import InputError, StoreError
 from ebpfperf.model import Campaign, Fact, TrialResult
 
-SCHEMA = 1
+# 2: the campaign says whether it has bare trials (``probes_off``); none of schema 1 has.
+SCHEMA = 2
+_READABLE = (1, 2)
 _FINGERPRINT = "records.sha256"
 
 
@@ -122,9 +124,9 @@ class Store:
             raise InputError(
                 f"{path}/manifest.json cannot be read: {error}.", "Restore it.", path=str(path)
             ) from error
-        if schema != SCHEMA:
+        if schema not in _READABLE:
             raise InputError(
-                f"{path} has schema {schema}; this version of ebpfperf reads schema {SCHEMA}.",
+                f"{path} has schema {schema}; this version of ebpfperf reads schema 1 to {SCHEMA}.",
                 "Use the version of ebpfperf that wrote it.",
                 path=str(path),
             )
@@ -268,6 +270,7 @@ class Store:
             manifest = json.loads(file.read_bytes())
             manifest["history"].append(_event(f"blocks {campaign.blocks}"))
             manifest["campaign"] = records.campaign_record(campaign)
+            manifest["schema"] = SCHEMA
             _write(file, records.dump(manifest))
         self.campaign = campaign
 
@@ -279,10 +282,10 @@ class Store:
         )
 
     def _fingerprint(self) -> str:
-        """Of what frames are made of: a trial's record never changes, so its size is enough."""
+        """Of columns and records: a trial's record never changes, so its size is enough."""
         files = [*self._record_files(), self.path / "facts.json"]
         seen = [(str(f.relative_to(self.path)), f.stat().st_size) for f in files if f.exists()]
-        return hashlib.sha256(repr((SCHEMA, seen)).encode()).hexdigest()
+        return hashlib.sha256(repr((frames.COLUMNS, seen)).encode()).hexdigest()
 
     def _build(self) -> Mapping[str, pd.DataFrame]:
         rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in frames.COLUMNS}

@@ -2,7 +2,8 @@
 
 Every block drifts: the whole machine gets slower or faster by a factor that all its trials share.
 On top of that each trial has noise of its own. IPIP carries 0.95 and VXLAN 0.80 of what no overlay
-carries; round trips take 1.04 and 1.20 times as long.
+carries; round trips take 1.04 and 1.20 times as long. With its probes on, a trial carries 0.98 of
+what a bare one does.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 CARRIES = {"none": 1.0, "ipip": 0.95, "vxlan": 0.80}
 TAKES = {"none": 1.0, "ipip": 1.04, "vxlan": 1.20}
+WATCHED_CARRIES = 0.98
 MTU = {"none": 1500, "ipip": 1480, "vxlan": 1450}
 
 CAMPAIGN = Campaign(
@@ -107,15 +109,21 @@ def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
 
 
 def trials(campaign: Campaign = CAMPAIGN) -> tuple[Trial, ...]:
-    """Every flow under every treatment once per block, treatments shuffled by the seed."""
+    """Every flow under every treatment once per block, treatments shuffled by the seed.
+
+    Bare trials, where the campaign has them, follow the baseline's others.
+    """
     found: list[Trial] = []
     for block in range(campaign.blocks):
         order = list(campaign.treatments)
         random.Random(f"{campaign.seed}:{block}").shuffle(order)
         for treatment in order:
-            for flow in campaign.flows:
-                name = f"b{block:03d}-{treatment.name}-{flow.name}"
-                found.append(Trial(name, block, len(found), treatment, flow, campaign.probes))
+            bare = campaign.probes_off and treatment.name == campaign.baseline
+            for suffix in ("", "-bare") if bare else ("",):
+                for flow in campaign.flows:
+                    name = f"b{block:03d}-{treatment.name}-{flow.name}{suffix}"
+                    probes = () if suffix else campaign.probes
+                    found.append(Trial(name, block, len(found), treatment, flow, probes))
     return tuple(found)
 
 
@@ -135,8 +143,10 @@ def _result(
     overlay = trial.treatment.overlay.value
     host = trial.flow.path is Path.HOST_HOST
     flags = level_carries(trial.treatment)
-    carries = drift * wobble * (1.0 if host else CARRIES[overlay] * flags)
-    takes = drift * wobble * (1.0 if host else TAKES[overlay] / flags)
+    bare = not trial.probes
+    freed = 1 / WATCHED_CARRIES if bare else 1.0
+    carries = drift * wobble * (1.0 if host else CARRIES[overlay] * flags) * freed
+    takes = drift * wobble * (1.0 if host else TAKES[overlay] / flags) / freed
     minute, second = divmod(trial.order * 4, 60)
     common = TrialResult(
         trial,
@@ -183,13 +193,13 @@ def _result(
             Sample("iperf3", "client", "sent_bits_per_s", "bit/s", t, rate * (1 + 0.01 * t))
             for t in (0.5, 1.0)
         ),
-        histograms=bins,
+        histograms=() if bare else bins,
         metrics={
             "received_bits_per_s": rate,
             "sent_bits_per_s": rate * 1.001,
             "retransmits": 3.0,
-            "srtt_p50_ns": middle.value_ns if middle else 0.0,
-            "srtt_events": 900.0,
+            **({} if bare else {"srtt_p50_ns": middle.value_ns if middle else 0.0}),
+            **({} if bare else {"srtt_events": 900.0}),
             "cpu_s": 1.7,
             "cpu_s_per_gbit": 0.11 / carries,
             "mtu_bytes": float(1500 if host else MTU[overlay]),
@@ -219,6 +229,7 @@ def trials_frame(found: Iterable[TrialResult], campaign: Campaign = CAMPAIGN) ->
             "flow": result.trial.flow.name,
             "path": result.trial.flow.path.value,
             "load": result.trial.flow.load,
+            "probes": ", ".join(result.trial.optional_probes),
             "status": result.status.value,
             "reason": result.reason,
             "start_utc": pd.Timestamp(result.start_utc),

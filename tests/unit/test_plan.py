@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,13 @@ BAD = {
         15,
         "Name two nodes",
     ),
+    "probes off and none to be off": (
+        "probes: [tcp_rtt]",
+        "probes: [host_counters]\nprobes_off: true",
+        16,
+        "Name the probes that are to be off",
+    ),
+    "probes off is a word": ("probes: [tcp_rtt]", "probes_off: sometimes", 15, "true or false"),
     "felix value is a list": ("ipipEnabled: null", "ipipEnabled: [1]", 8, "felix"),
 }
 
@@ -146,6 +154,18 @@ def test_names_that_make_one_id_of_two_trials_are_refused(tmp_path: Path) -> Non
     assert caught.value.fields["place"].endswith(".name")
 
 
+@pytest.mark.parametrize(
+    ("treatment", "flow"), [("none", "tcp-bare"), ("none-tcp", "bare")], ids=["flow", "both"]
+)
+def test_a_name_that_a_bare_trial_has_is_refused(tmp_path: Path, treatment: str, flow: str) -> None:
+    text = GOOD.replace("name: vx,", f"name: {treatment},") if treatment != "none" else GOOD
+    text = text.replace("name: udp", f"name: {flow}")
+    assert plan.load(write(tmp_path, text)).flows[1].name == flow
+    with pytest.raises(PlanError, match="Rename the flow") as caught:
+        plan.load(write(tmp_path, text + "probes_off: true\n"))
+    assert "and no probes" in str(caught.value)
+
+
 def test_a_missing_file_and_a_directory_say_so(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot be read"):
         plan.load(tmp_path / "none.yaml")
@@ -183,10 +203,57 @@ def test_every_block_holds_every_flow_under_every_treatment_once(
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**31))
-def test_more_blocks_leave_the_earlier_ones_as_they_were(seed: int) -> None:
-    short, long = plan.schedule(campaign(seed, 3, 3, 2)), plan.schedule(campaign(seed, 7, 3, 2))
+@given(st.integers(0, 2**31), st.booleans())
+def test_more_blocks_leave_the_earlier_ones_as_they_were(seed: int, probes_off: bool) -> None:
+    short, long = (
+        plan.schedule(replace(campaign(seed, blocks, 3, 2), probes_off=probes_off))
+        for blocks in (3, 7)
+    )
     assert long[: len(short)] == short
+
+
+def test_the_order_of_a_campaign_is_what_it_has_always_been() -> None:
+    ran = [trial.trial_id for trial in plan.schedule(campaign(7, 2, 3, 2))]
+    assert ran == ORDER_OF_SEED_7
+
+
+ORDER_OF_SEED_7 = [
+    "b000-t2-f1", "b000-t2-f0", "b000-t0-f1", "b000-t0-f0", "b000-t1-f0", "b000-t1-f1",
+    "b001-t0-f1", "b001-t0-f0", "b001-t2-f1", "b001-t2-f0", "b001-t1-f0", "b001-t1-f1",
+]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31))
+def test_bare_trials_are_one_of_each_flow_under_the_baseline_in_every_block(seed: int) -> None:
+    made = replace(campaign(seed, 4, 3, 2), probes=("tcp_rtt", "host_counters"), probes_off=True)
+    trials = plan.schedule(made)
+    assert len(trials) == made.blocks * made.trials_per_block
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    assert [trial.order for trial in trials] == list(range(len(trials)))
+    for block in range(4):
+        ours = [trial for trial in trials if trial.block == block]
+        bare = [trial for trial in ours if not trial.probes]
+        assert sorted(trial.trial_id for trial in bare) == [
+            f"b{block:03d}-t0-{flow.name}-bare" for flow in made.flows
+        ]
+        assert all(trial.probes == made.probes for trial in ours if trial not in bare)
+        # The baseline is put on once, and the probes are taken off once.
+        names = [trial.treatment.name for trial in ours]
+        assert sum(a != b for a, b in itertools.pairwise(names)) == 2
+        kinds = [trial in bare for trial in ours if trial.treatment.name == "t0"]
+        assert sum(a != b for a, b in itertools.pairwise(kinds)) == 1
+
+
+def test_bare_trials_are_before_the_others_in_some_blocks_and_after_them_in_others() -> None:
+    made = replace(campaign(3, 40, 2, 1), probes=("tcp_rtt",), probes_off=True)
+    kinds = [t.probes for t in plan.schedule(made) if t.treatment.name == "t0"]
+    assert 10 < kinds[::2].count(()) < 30
+
+
+def test_a_plan_with_bare_trials_says_so() -> None:
+    made = replace(campaign(3, 6, 2, 1), probes=("tcp_rtt", "host_counters"), probes_off=True)
+    assert any("-bare run t0 without the probes tcp_rtt:" in note for note in plan.notes(made))
 
 
 def test_the_seed_makes_the_order() -> None:

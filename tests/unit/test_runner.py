@@ -209,6 +209,34 @@ def test_a_probe_that_cannot_run_is_a_warning(store: Store, world: Any, step: st
     assert log.count("detach") == (0 if step == "attach" else 2)
 
 
+def test_a_bare_trial_has_no_optional_probe_on_the_nodes(
+    tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    cluster = world(log=log)
+    counters = FakeProbe([])
+    monkeypatch.setattr(
+        probes, "probe", lambda name: FakeProbe(log) if name == "tcp_rtt" else counters
+    )
+    made = Store.create(tmp_path / "bare", replace(CAMPAIGN, probes_off=True))
+    attached: dict[str, bool] = {}
+    for result in runner.run(made, connect=lambda ref, journal: cluster):
+        attached[result.trial.trial_id] = log.count("attach") > log.count("detach")
+        assert ("arm" in log[-2:]) is bool(result.trial.probes)
+        log.append("next")
+    assert len(attached) == CAMPAIGN.blocks * (len(CAMPAIGN.treatments) + 1) * len(CAMPAIGN.flows)
+    assert all(seen is not name.endswith("-bare") for name, seen in attached.items())
+    # The counters that are always on watched all of them.
+    assert counters.log.count("arm") == counters.log.count("collect") == len(attached)
+
+
+def test_a_probe_that_cannot_run_is_no_warning_of_a_bare_trial(tmp_path: Path, world: Any) -> None:
+    made = Store.create(tmp_path / "bare", replace(CAMPAIGN, probes_off=True))
+    found = results(made, world(probe_fails="attach"))
+    named = {r.trial.trial_id: any("probe tcp_rtt" in w for w in r.warnings) for r in found}
+    assert all(warned is not name.endswith("-bare") for name, warned in named.items())
+
+
 def test_a_full_disk_ends_the_run_and_the_cluster_is_put_back(
     store: Store, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,9 +140,41 @@ def test_another_schema_and_a_damaged_record_are_one_sentence(filled: Store) -> 
     with pytest.raises(StoreError, match="cannot be read"):
         list(filled.results())
     manifest = filled.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 99'))
+    manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 99'))
     with pytest.raises(InputError, match="schema 99"):
         Store.open(filled.path)
+
+
+def test_a_store_of_the_first_schema_is_read_and_lengthened(filled: Store) -> None:
+    manifest = filled.path / "manifest.json"
+    old = json.loads(manifest.read_bytes())
+    old["schema"] = 1
+    del old["campaign"]["probes_off"]
+    manifest.write_text(json.dumps(old))
+    assert Store.open(filled.path).campaign == CAMPAIGN
+    Store.create(filled.path, replace(CAMPAIGN, blocks=5))
+    new = json.loads(manifest.read_bytes())
+    assert (new["schema"], new["campaign"]["probes_off"]) == (store.SCHEMA, False)
+
+
+def test_frames_kept_by_another_version_are_built_anew(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        frames.COLUMNS, "trials", {**frames.COLUMNS["trials"], "further": "float64"}
+    )
+    assert "further" in filled.frame("trials")
+    monkeypatch.undo()
+    assert "further" not in filled.frame("trials")
+
+
+def test_the_trials_frame_names_the_probes_that_can_be_off(tmp_path: Path) -> None:
+    made = synthetic.write_store(tmp_path / "bare", replace(CAMPAIGN, probes_off=True))
+    trials = frames.check("trials", made.frame("trials"))
+    bare = trials["trial_id"].str.endswith("-bare")
+    assert trials.loc[bare, "probes"].eq("").all()
+    assert trials.loc[~bare, "probes"].eq("tcp_rtt").all()
+    assert bare.sum() == CAMPAIGN.blocks * len(CAMPAIGN.flows)
 
 
 def test_one_run_at_a_time(filled: Store) -> None:
@@ -163,3 +195,4 @@ def test_the_shipped_campaign_is_whole() -> None:
 
     assert shipped.completed() == {t.trial_id for t in plan.schedule(shipped.campaign)}
     assert set(shipped.frame("trials")["status"]) == {"ok"}
+    assert set(shipped.frame("trials")["probes"]) == {"tcp_rtt"}
