@@ -40,12 +40,18 @@ from ebpfperf.lab.ebpf import Wanted as Programs
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
-from ebpfperf.lab.own_annotations import BY_PROGRAMS, FAULT, FORWARDING, PLAIN, UNSUPPORTED
+from ebpfperf.lab.own_annotations import (
+    BY_PROGRAMS,
+    FAULT,
+    FORWARDING,
+    PLAIN,
+    UNSUPPORTED,
+    restart_s,
+)
 from ebpfperf.lab.poolflags import PoolFlags
 from ebpfperf.lab.status import StatusError
 from ebpfperf.model import Overlay
 
-RESTART_S = 2.0
 # Felix's routeRefreshInterval and interfaceRefreshInterval: what somebody else changed in the
 # kernel is put right this often, and a measurement is not disturbed more often than that.
 RESYNC_S = 90.0
@@ -162,12 +168,15 @@ class Felix:
         default, own = (self._spec(name) for name in ("default", f"node.{self._node.name}"))
         spec = effective(default, own, {})
         pools = [pool["spec"] for pool in self._store.list("ippools")]
+        fault = self._annotations().get(FAULT, "")
+        return Config(spec, enabled(spec, pools, self._version), fault)
+
+    def _annotations(self) -> dict[str, str]:
         try:
             meta = self._store.get("nodes", self._node.name)["metadata"]
         except StatusError:
-            meta = {}
-        fault = (meta.get("annotations") or {}).get(FAULT, "")
-        return Config(spec, enabled(spec, pools, self._version), fault)
+            return {}
+        return meta.get("annotations") or {}
 
     def _spec(self, name: str) -> dict[str, Any]:
         try:
@@ -202,7 +211,7 @@ class Felix:
             return  # a fault put in or taken out: the process just ends
         for words in changes or [felixlog.encapsulation_change(self._version)]:
             self._say(*words)
-        self._stopped.wait(RESTART_S)
+        self._stopped.wait(restart_s(self._annotations()))
         what = "config" if changes else "encapsulation"
         self._say("WARNING", "daemon.go", 1216, f"Exiting for {what} change")
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# On a pod: what its programs drop. On a node: what is broken there.
+# On a pod: what its programs drop. On a node: what is broken there, and how soon Felix restarts.
 DENY, FAULT = "lab.ebpfperf/deny", "lab.ebpfperf/fault"
+RESTART = "lab.ebpfperf/restart-s"
 # On a node, written by the lab: that it is no real one, and how it forwards now.
 EMULATION, FORWARDING = "lab.ebpfperf/emulation", "lab.ebpfperf/forwarding"
 PLAIN, BY_PROGRAMS = "plain kernel routing", "the lab's own eBPF programs"
 UNSUPPORTED = "kernel-unsupported"
 FAULTS = ("", UNSUPPORTED)
+FELIX_RESTART_S = 2.0
+_LONGEST_RESTART_S = 60.0
 PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "": 0}
 
 
@@ -78,13 +81,35 @@ def _rule(rule: Any) -> Denied:
     return Denied(rule["direction"] == "egress", str(network), protocol, port)
 
 
+def restart_s(annotations: Mapping[str, str]) -> float:
+    """Seconds that a node's Felix waits before it leaves for a change: 2, as Felix, or those asked.
+
+    Raises
+    ------
+    ValueError
+        ``lab.ebpfperf/restart-s`` holds no number of 0 to 60.
+    """
+    text = annotations.get(RESTART)
+    if not text:
+        return FELIX_RESTART_S
+    try:
+        asked = float(text)
+    except ValueError:
+        asked = -1.0
+    if not 0 <= asked <= _LONGEST_RESTART_S:
+        raise ValueError(f"{RESTART} is {text!r}, and no number of seconds from 0 to 60")
+    return asked
+
+
 def problem(kind: str, annotations: Mapping[str, str]) -> str | None:
     """What is wrong with what an object of that plural asks of the lab; None where nothing is."""
     if kind == "nodes" and annotations.get(FAULT, "") not in FAULTS:
         return f"{FAULT} is {annotations[FAULT]!r}, and not one of: {', '.join(FAULTS[1:])}"
-    if kind == "pods":
-        try:
-            deny_list(annotations)
-        except ValueError as error:
-            return str(error)
+    read = {"pods": deny_list, "nodes": restart_s}.get(kind)
+    if read is None:
+        return None
+    try:
+        read(annotations)
+    except ValueError as error:
+        return str(error)
     return None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.namespaces import LIMIT_S, eventually, inside, pause, socket_in
+from lab.namespaces import LIMIT_S, eventually, inside, pause, restart_after, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
@@ -77,6 +77,7 @@ class World:
         self.release = lab.shape.release
         self.kube = Kube.connect(str(lab.kubeconfig))
         self.client = lab.client
+        restart_after(self.kube, lab)
 
     def node(self, number: int) -> LabNode:
         return self.lab.node(f"node-{number}")

@@ -12,12 +12,25 @@ from typing import TypeVar
 
 import pytest
 
+from ebpfperf.kube import Kube
 from ebpfperf.lab.nodes import LabNode
+from ebpfperf.lab.running import Lab
+from ebpfperf.mutations import Mutation
 
 T = TypeVar("T")
 
 LIMIT_S = 20.0
+RESTART = "lab.ebpfperf/restart-s"
+RESTART_S = 0.5
 _CLONE_NEWNET = 0x40000000
+
+
+def restart_after(kube: Kube, lab: Lab, wait_s: float | None = RESTART_S) -> None:
+    """Have the nodes' Felix wait so long before they restart; None is as long as Felix does."""
+    value = None if wait_s is None else str(wait_s)
+    for node in lab.nodes:
+        body = {"metadata": {"annotations": {RESTART: value}}}
+        kube.apply(Mutation("patch", "Node", node.name, body=body))
 
 
 def pause(node: LabNode, uid: str) -> int:

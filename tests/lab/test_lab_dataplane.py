@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from lab.ebpf import MODES, POOL, Pod
-from lab.namespaces import LIMIT_S, eventually, inside, pause, socket_in
+from lab.namespaces import LIMIT_S, eventually, inside, pause, restart_after, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
@@ -49,6 +49,7 @@ class Cluster:
         self.lab = lab
         self.kube = Kube.connect(str(lab.kubeconfig))
         self.nodes = {node.name: node for node in lab.nodes}
+        restart_after(self.kube, lab)
 
     def patch(self, kind: str, name: str, spec: dict[str, Any]) -> None:
         self.kube.apply(Mutation("patch", kind, name, body={"spec": spec}))
@@ -450,10 +451,12 @@ def test_a_flag_set_to_true_keeps_a_tunnel_that_no_pool_uses(cluster: Cluster) -
 def test_a_restart_is_told_in_calicos_words(cluster: Cluster) -> None:
     show(cluster, "none")
     before = cluster.felix_pid("node-2")
+    restart_after(cluster.kube, cluster.lab, None)
     cluster.felix(bpfLogLevel="Info")
     try:
         eventually("a new Felix", lambda: cluster.felix_pid("node-2") > before)
     finally:
+        restart_after(cluster.kube, cluster.lab)
         cluster.felix(bpfLogLevel="")
     lines = [line for line in parse(cluster.log("node-2")) if line.pid >= before]
     messages = [line.message for line in lines]

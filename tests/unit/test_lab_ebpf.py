@@ -187,6 +187,15 @@ def test_a_fault_that_is_none_is_refused() -> None:
     assert "kernel-unsupported" in said
 
 
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "61", "1 s"])
+def test_a_wait_before_a_restart_is_two_seconds_or_what_is_asked(text: str) -> None:
+    assert own_annotations.restart_s({}) == 2.0
+    assert own_annotations.restart_s({own_annotations.RESTART: "0.5"}) == 0.5
+    assert own_annotations.problem("nodes", {own_annotations.RESTART: "60"}) is None
+    said = own_annotations.problem("nodes", {own_annotations.RESTART: text})
+    assert said == f"lab.ebpfperf/restart-s is {text!r}, and no number of seconds from 0 to 60"
+
+
 def test_the_api_refuses_what_the_lab_could_not_follow() -> None:
     pod = {
         "metadata": {"name": "a", "annotations": {own_annotations.DENY: "[1]"}},
