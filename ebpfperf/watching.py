@@ -1,7 +1,6 @@
-"""All that watches a campaign: the nodes' own counters, and the probes in their kernels.
+"""All probes of a campaign together: attached once, armed and read per trial.
 
-Attached once, armed and read per trial. A probe that cannot run does not end the campaign: the
-trial carries the reason as a warning.
+A probe that cannot run does not end the campaign: the trial carries the reason as a warning.
 """
 
 from __future__ import annotations
@@ -13,24 +12,21 @@ from typing import TYPE_CHECKING, Self
 
 from ebpfperf import probes
 from ebpfperf.errors import NodeError, ProbeError
-from ebpfperf.model import ALWAYS_ON, Endpoint, Fact, Flow, Reading, Status, Trial
-from ebpfperf.probes.host_counters import HostCounters
-from ebpfperf.probes.observers import SHARE, Observers
+from ebpfperf.model import ALWAYS_ON, Endpoint, Fact, Reading, Status, Trial
 
 if TYPE_CHECKING:
     from ebpfperf.cluster import Cluster
+    from ebpfperf.probes import Probe
     from ebpfperf.remote import Node
-
-(COUNTERS,) = ALWAYS_ON
 
 
 class Seen:
-    """What was seen of one trial."""
+    """What the probes brought back from one trial."""
 
-    def __init__(self, counters: HostCounters, warnings: Iterable[str]) -> None:
-        self._counters = counters
+    def __init__(self, watch: Mapping[str, Probe], warnings: Iterable[str]) -> None:
+        self._probes = watch
         self._warnings = list(warnings)
-        self._collected: dict[str, Mapping[str, bytes]] = {}
+        self._collected: dict[str, dict[str, bytes]] = {}
 
     @property
     def raw(self) -> dict[str, bytes]:
@@ -46,10 +42,7 @@ class Seen:
         """Probe name → its reading; one that failed is a warning."""
         readings = {}
         for name, files in self._collected.items():
-            if name == COUNTERS:
-                reading = self._counters.parse(trial.flow, files)
-            else:
-                reading = probes.probe(name).parse(trial.flow, files)
+            reading = self._probes[name].parse(trial.flow, files)
             if reading.status is Status.OK:
                 readings[name] = reading
             else:
@@ -60,30 +53,22 @@ class Seen:
         """Note why a probe has nothing to say."""
         self._warnings.append(f"probe {name}: {why}")
 
-    def add(self, collected: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Keep what probes brought back: name → their files."""
-        self._collected |= collected
+    def collect(self, name: str) -> None:
+        """Take what an armed probe saw, or note why it cannot be had."""
+        try:
+            self._collected[name] = self._probes[name].collect()
+        except (ProbeError, NodeError) as error:
+            self.warn(name, error)
 
 
 class Watch:
-    """The probes, attached inside the block; detached at its end.
+    """The probes, attached inside the block; detached at its end."""
 
-    Parameters
-    ----------
-    share
-        Part of the time for which each probe that costs something is on, 0 to 1.
-    """
-
-    def __init__(
-        self, names: Iterable[str], nodes: Mapping[str, Node], *, share: float = SHARE
-    ) -> None:
+    def __init__(self, names: Iterable[str], nodes: Mapping[str, Node]) -> None:
+        self._names = tuple(names)
         self._nodes = nodes
-        self._names = tuple(name for name in dict.fromkeys(names) if name not in ALWAYS_ON)
-        self._counters = HostCounters()
-        self._observers = Observers(map(probes.probe, self._names), share=share)
-        # Probe → why it runs nowhere.
+        self._probes: dict[str, Probe] = {}
         self._refused: dict[str, str] = {}
-        self._flow: Flow | None = None
         self.facts: tuple[Fact, ...] = ()
 
     def __enter__(self) -> Self:
@@ -117,63 +102,45 @@ class Watch:
     @contextlib.contextmanager
     def armed(self, trial: Trial, client: Endpoint, server: Endpoint) -> Iterator[Seen]:
         """The probes live inside the block; ``Seen`` is filled when it ends without an error."""
-        wanted = [name for name in self._names if name in trial.probes]
-        refused = ((name, self._refused[name]) for name in wanted if name in self._refused)
-        seen = Seen(self._counters, (f"probe {name}: {why}" for name, why in refused))
-        live = [name for name in wanted if name not in self._refused]
-        try:
-            if live:
-                found = self._observers.arm(live, trial.flow, client, server)
-                for name, why in found.items():
-                    seen.warn(name, why)
-            elif self._names:
-                self._observers.rest()
-        except (ProbeError, NodeError) as error:
-            seen.warn(", ".join(live) or "all", error)
-            live = []
-        counted = True
-        try:
-            self._counters.arm(trial.flow, client, server)
-        except (ProbeError, NodeError) as error:
-            seen.warn(COUNTERS, error)
-            counted = False
-        self._flow = trial.flow if live else None
-        try:
-            yield seen
-        finally:
-            self._flow = None
+        wanted = (*ALWAYS_ON, *trial.probes)
+        self._keep(wanted)
+        refused = ((name, why) for name, why in self._refused.items() if name in wanted)
+        seen = Seen(self._probes, (f"probe {name}: {why}" for name, why in refused))
+        live = []
+        for name, probe in self._probes.items():
+            try:
+                probe.arm(trial.flow, client, server)
+                live.append(name)
+            except (ProbeError, NodeError) as error:
+                seen.warn(name, error)
+        yield seen
         # Last armed, first read: the counters armed last saw the least besides the traffic.
-        if counted:
-            try:
-                seen.add({COUNTERS: self._counters.collect()})
-            except (ProbeError, NodeError) as error:
-                seen.warn(COUNTERS, error)
-        if live:
-            try:
-                seen.add(self._observers.collect())
-            except (ProbeError, NodeError) as error:
-                seen.warn(", ".join(live), error)
+        for name in reversed(live):
+            seen.collect(name)
 
-    def look(self) -> dict[str, Reading]:
-        """Probe name → what it saw of the trial in hand until now; empty between trials.
-
-        Reading costs the nodes some milliseconds of processor time, which the trial feels.
-        ProbeError, NodeError.
-        """
-        flow = self._flow
-        if flow is None:
-            return {}
-        seen = self._observers.collect(last=False)
-        return {name: probes.probe(name).parse(flow, files) for name, files in seen.items()}
+    def _keep(self, wanted: Iterable[str]) -> None:
+        """Have the probes of ``wanted`` on the nodes, and no other."""
+        # A program that is loaded runs and costs, armed or not.
+        for name in set(self._probes) - set(wanted):
+            self._probes.pop(name).detach()
+        for name in self._names:
+            if name in wanted and name not in self._probes and name not in self._refused:
+                self._attach_one(name)
 
     def _attach(self) -> None:
-        self.facts += self._counters.attach(self._nodes)
+        self._refused = {}
+        for name in self._names:
+            self._attach_one(name)
+
+    def _attach_one(self, name: str) -> None:
+        probe = probes.probe(name)
         try:
-            self.facts += self._observers.attach(self._nodes)
-            self._refused = self._observers.refused()
+            self.facts += probe.attach(self._nodes)
+            self._probes[name] = probe
         except (ProbeError, NodeError) as error:
-            self._refused = dict.fromkeys(self._names, str(error))
+            self._refused[name] = str(error)
 
     def _detach(self) -> None:
-        self._counters.detach()
-        self._observers.detach()
+        for probe in self._probes.values():
+            probe.detach()
+        self._probes = {}
