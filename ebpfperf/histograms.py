@@ -2,7 +2,7 @@
 
 A layout with ``bits`` splits every power of two into ``2**bits`` bins of equal width, so that no
 bin is wider than ``2**-bits`` of its lower bound; below ``2**bits`` each whole number has its own
-bin. The same numbering is used in the kernel (``probes/node/tcp_rtt.py``) and here.
+bin. The same numbering is used in the kernel (``probes/node/counting.py``) and here.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Layout:
 
 # Every request's round trip, in nanoseconds.
 FINE = Layout(bits=6)
-# Smoothed round trips, counted in the kernel in microseconds.
-KERNEL_US = Layout(bits=3, unit_ns=1000)
+# What probes count in the kernel, in nanoseconds.
+KERNEL = Layout(bits=3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""All probes of a campaign together: attached once, armed and read per trial.
+"""All that watches a campaign: the nodes' own counters, and the probes in their kernels.
 
-A probe that cannot run does not end the campaign: the trial carries the reason as a warning.
+Attached once, armed and read per trial. A probe that cannot run does not end the campaign: the
+trial carries the reason as a warning.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ from typing import TYPE_CHECKING, Self
 
 from ebpfperf import probes
 from ebpfperf.errors import NodeError, ProbeError
-from ebpfperf.model import ALWAYS_ON, Endpoint, Fact, Reading, Status, Trial
+from ebpfperf.model import ALWAYS_ON, Endpoint, Fact, Flow, Reading, Status, Trial
+from ebpfperf.probes.host_counters import HostCounters
+from ebpfperf.probes.observers import SHARE, Observers
 
 if TYPE_CHECKING:
     from ebpfperf.cluster import Cluster
-    from ebpfperf.probes import Probe
     from ebpfperf.remote import Node
+
+(COUNTERS,) = ALWAYS_ON
 
 
 class Seen:
-    """What the probes brought back from one trial."""
+    """What was seen of one trial."""
 
-    def __init__(self, watch: Mapping[str, Probe], warnings: Iterable[str]) -> None:
-        self._probes = watch
+    def __init__(self, counters: HostCounters, warnings: Iterable[str]) -> None:
+        self._counters = counters
         self._warnings = list(warnings)
-        self._collected: dict[str, dict[str, bytes]] = {}
+        self._collected: dict[str, Mapping[str, bytes]] = {}
 
     @property
     def raw(self) -> dict[str, bytes]:
@@ -42,7 +46,10 @@ class Seen:
         """Probe name → its reading; one that failed is a warning."""
         readings = {}
         for name, files in self._collected.items():
-            reading = self._probes[name].parse(trial.flow, files)
+            if name == COUNTERS:
+                reading = self._counters.parse(trial.flow, files)
+            else:
+                reading = probes.probe(name).parse(trial.flow, files)
             if reading.status is Status.OK:
                 readings[name] = reading
             else:
@@ -53,22 +60,30 @@ class Seen:
         """Note why a probe has nothing to say."""
         self._warnings.append(f"probe {name}: {why}")
 
-    def collect(self, name: str) -> None:
-        """Take what an armed probe saw, or note why it cannot be had."""
-        try:
-            self._collected[name] = self._probes[name].collect()
-        except (ProbeError, NodeError) as error:
-            self.warn(name, error)
+    def add(self, collected: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Keep what probes brought back: name → their files."""
+        self._collected |= collected
 
 
 class Watch:
-    """The probes, attached inside the block; detached at its end."""
+    """The probes, attached inside the block; detached at its end.
 
-    def __init__(self, names: Iterable[str], nodes: Mapping[str, Node]) -> None:
-        self._names = tuple(names)
+    Parameters
+    ----------
+    share
+        Part of the time for which each probe that costs something is on, 0 to 1.
+    """
+
+    def __init__(
+        self, names: Iterable[str], nodes: Mapping[str, Node], *, share: float = SHARE
+    ) -> None:
         self._nodes = nodes
-        self._probes: dict[str, Probe] = {}
+        self._names = tuple(name for name in dict.fromkeys(names) if name not in ALWAYS_ON)
+        self._counters = HostCounters()
+        self._observers = Observers(map(probes.probe, self._names), share=share)
+        # Probe → why it runs nowhere.
         self._refused: dict[str, str] = {}
+        self._flow: Flow | None = None
         self.facts: tuple[Fact, ...] = ()
 
     def __enter__(self) -> Self:
@@ -102,45 +117,63 @@ class Watch:
     @contextlib.contextmanager
     def armed(self, trial: Trial, client: Endpoint, server: Endpoint) -> Iterator[Seen]:
         """The probes live inside the block; ``Seen`` is filled when it ends without an error."""
-        wanted = (*ALWAYS_ON, *trial.probes)
-        self._keep(wanted)
-        refused = ((name, why) for name, why in self._refused.items() if name in wanted)
-        seen = Seen(self._probes, (f"probe {name}: {why}" for name, why in refused))
-        live = []
-        for name, probe in self._probes.items():
-            try:
-                probe.arm(trial.flow, client, server)
-                live.append(name)
-            except (ProbeError, NodeError) as error:
-                seen.warn(name, error)
-        yield seen
+        wanted = [name for name in self._names if name in trial.probes]
+        refused = ((name, self._refused[name]) for name in wanted if name in self._refused)
+        seen = Seen(self._counters, (f"probe {name}: {why}" for name, why in refused))
+        live = [name for name in wanted if name not in self._refused]
+        try:
+            if live:
+                found = self._observers.arm(live, trial.flow, client, server)
+                for name, why in found.items():
+                    seen.warn(name, why)
+            elif self._names:
+                self._observers.rest()
+        except (ProbeError, NodeError) as error:
+            seen.warn(", ".join(live) or "all", error)
+            live = []
+        counted = True
+        try:
+            self._counters.arm(trial.flow, client, server)
+        except (ProbeError, NodeError) as error:
+            seen.warn(COUNTERS, error)
+            counted = False
+        self._flow = trial.flow if live else None
+        try:
+            yield seen
+        finally:
+            self._flow = None
         # Last armed, first read: the counters armed last saw the least besides the traffic.
-        for name in reversed(live):
-            seen.collect(name)
+        if counted:
+            try:
+                seen.add({COUNTERS: self._counters.collect()})
+            except (ProbeError, NodeError) as error:
+                seen.warn(COUNTERS, error)
+        if live:
+            try:
+                seen.add(self._observers.collect())
+            except (ProbeError, NodeError) as error:
+                seen.warn(", ".join(live), error)
 
-    def _keep(self, wanted: Iterable[str]) -> None:
-        """Have the probes of ``wanted`` on the nodes, and no other."""
-        # A program that is loaded runs and costs, armed or not.
-        for name in set(self._probes) - set(wanted):
-            self._probes.pop(name).detach()
-        for name in self._names:
-            if name in wanted and name not in self._probes and name not in self._refused:
-                self._attach_one(name)
+    def look(self) -> dict[str, Reading]:
+        """Probe name → what it saw of the trial in hand until now; empty between trials.
+
+        Reading costs the nodes some milliseconds of processor time, which the trial feels.
+        ProbeError, NodeError.
+        """
+        flow = self._flow
+        if flow is None:
+            return {}
+        seen = self._observers.collect(last=False)
+        return {name: probes.probe(name).parse(flow, files) for name, files in seen.items()}
 
     def _attach(self) -> None:
-        self._refused = {}
-        for name in self._names:
-            self._attach_one(name)
-
-    def _attach_one(self, name: str) -> None:
-        probe = probes.probe(name)
+        self.facts += self._counters.attach(self._nodes)
         try:
-            self.facts += probe.attach(self._nodes)
-            self._probes[name] = probe
+            self.facts += self._observers.attach(self._nodes)
+            self._refused = self._observers.refused()
         except (ProbeError, NodeError) as error:
-            self._refused[name] = str(error)
+            self._refused = dict.fromkeys(self._names, str(error))
 
     def _detach(self) -> None:
-        for probe in self._probes.values():
-            probe.detach()
-        self._probes = {}
+        self._counters.detach()
+        self._observers.detach()

@@ -179,8 +179,8 @@ def _result(
         )
     rate = (22e9 if host else 15e9) * carries
     rtts_us = generator.lognormal(np.log(160 * takes), 0.4, 900).astype(np.int64)
-    index, count = np.unique(histograms.KERNEL_US.indices(rtts_us), return_counts=True)
-    bins = histograms.KERNEL_US.bins(
+    index, count = np.unique(histograms.KERNEL.indices(rtts_us * 1000), return_counts=True)
+    bins = histograms.KERNEL.bins(
         zip(index.tolist(), count.tolist(), strict=True),
         probe="tcp_rtt",
         endpoint="client",

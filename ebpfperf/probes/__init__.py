@@ -1,4 +1,4 @@
-"""Probes: what watches a trial. ``probe(name)`` makes one; modules are imported on first use."""
+"""Probes: what watches a trial. ``probe(name)`` gives one; modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -6,61 +6,45 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ebpfperf.model import ALWAYS_ON
+
 if TYPE_CHECKING:
-    from ebpfperf.model import Endpoint, Fact, Flow, Reading
-    from ebpfperf.remote import Node
+    from ebpfperf.model import Flow, Reading
 
 # Name → module and class.
 _HOMES = {
     "tcp_rtt": ("tcp_rtt", "TcpRtt"),
-    "host_counters": ("host_counters", "HostCounters"),
+    "bpf_programs": ("bpf_programs", "BpfPrograms"),
 }
-NAMES: tuple[str, ...] = tuple(_HOMES)
+NAMES: tuple[str, ...] = (*_HOMES, *ALWAYS_ON)
 
 
 class Probe(Protocol):
-    """Watches the nodes during each trial: attached once, then armed and collected per trial."""
+    """What is asked of the nodes for one probe, and what its answers mean. Pure.
+
+    Its node script is ``probes/node/<name>.py``; ``observers`` holds it there.
+    """
 
     @property
     def name(self) -> str:
-        """Name in campaign files, and of its histograms and samples."""
+        """Name in campaign files, of its node script, and of its histograms and samples."""
         ...
 
     @property
-    def needs_root(self) -> bool:
-        """Whether it needs root on the nodes."""
+    def per_node(self) -> bool:
+        """Whether it runs once a node, also where nodes share a kernel."""
         ...
 
-    def attach(self, nodes: Mapping[str, Node]) -> tuple[Fact, ...]:
-        """Facts of what was loaded on each node; once per campaign.
-
-        Raises
-        ------
-        ProbeError
-            A node cannot run it; field ``reason`` is a short code. Nothing is left behind.
-        NodeError
-            A node could not be reached.
-        """
-        ...
-
-    def arm(self, flow: Flow, client: Endpoint, server: Endpoint) -> None:
-        """Begin watching ``flow``; returns when live. ProbeError, NodeError."""
-        ...
-
-    def collect(self) -> dict[str, bytes]:
-        """File name → bytes of what was seen since ``arm``. ProbeError, NodeError."""
+    def skip(self, flow: Flow) -> str:
+        """Why there is nothing of ``flow`` to watch; empty when there is."""
         ...
 
     def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
-        """The numbers in recorded bytes, or why there are none. Pure."""
-        ...
-
-    def detach(self) -> None:
-        """End whatever runs on the nodes. Idempotent; raises nothing."""
+        """The numbers in recorded bytes (``answers.file(name)``), or why there are none."""
         ...
 
 
 def probe(name: str) -> Probe:
-    """A new probe of that name; KeyError when there is none (``NAMES`` lists them)."""
+    """The probe of that name; KeyError when there is none (``NAMES`` lists them)."""
     module, kind = _HOMES[name]
     return cast("Probe", getattr(import_module(f"ebpfperf.probes.{module}"), kind)())

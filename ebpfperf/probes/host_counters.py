@@ -40,7 +40,6 @@ class HostCounters:
     """The ``host_counters`` probe; see the module."""
 
     name: ClassVar[str] = "host_counters"
-    needs_root: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._nodes: Mapping[str, Node] = {}

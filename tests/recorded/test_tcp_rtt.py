@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from ebpfperf.histograms import KERNEL_US, total
+from ebpfperf.histograms import KERNEL, total
 from ebpfperf.model import Direction, Endpoint, Flow, Status, Workload, WorkloadKind
 from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
-from ebpfperf.probes.tcp_rtt import RAW, filter_of, not_tcp, senders
+from ebpfperf.probes.answers import file
+from ebpfperf.probes.ends import end, not_tcp, senders, window
 
 HERE = Path(__file__).parent / "tcp_rtt"
 PROBE = probe("tcp_rtt")
+RAW = file("tcp_rtt")
 
 
 def flow(load: str = "tcp", **fields: Any) -> Flow:
@@ -26,40 +28,51 @@ def raw(case: str) -> dict[str, bytes]:
     return {RAW: (HERE / case / RAW).read_bytes()}
 
 
-def naive_quantile_us(bins: list[list[int]], q: float) -> int:
-    """A microsecond that is in the bin of the quantile: each event at its bin's lower bound."""
-    events = sorted(KERNEL_US.bounds_ns(index)[0] for index, count in bins for _ in range(count))
-    return events[int(q * len(events))] // 1000
+def ends_of(case: str) -> dict[str, Any]:
+    """End → what the node script counted there."""
+    kernels = json.loads(raw(case)[RAW])["kernels"]
+    return {end: slot for kernel in kernels for end, slot in kernel["answer"]["ends"].items()}
+
+
+def naive_quantile_ns(bins: list[list[int]], q: float) -> int:
+    """A nanosecond that is in the bin of the quantile: each event at its bin's lower bound."""
+    events = sorted(KERNEL.bounds_ns(index)[0] for index, count in bins for _ in range(count))
+    return events[int(q * len(events))]
 
 
 @pytest.mark.parametrize(
     ("case", "ends"), [("forward", ["client"]), ("bidir", ["client", "server"])]
 )
 def test_every_event_is_in_the_histogram(case: str, ends: list[str]) -> None:
-    answer = json.loads(raw(case)[RAW])
+    counted = ends_of(case)
     reading = PROBE.parse(flow(), raw(case))
     assert reading.status is Status.OK
     assert sorted({row.endpoint for row in reading.histograms}) == ends
-    for end in ends:
-        rows = [row for row in reading.histograms if row.endpoint == end]
-        assert total(rows) == answer["ends"][end]["events"]
-    assert reading.metrics["srtt_events"] == sum(answer["ends"][end]["events"] for end in ends)
+    for which in ends:
+        rows = [row for row in reading.histograms if row.endpoint == which]
+        assert total(rows) == counted[which]["events"]
+    assert reading.metrics["srtt_events"] == sum(counted[end]["events"] for end in ends)
     assert {(row.probe, row.metric) for row in reading.histograms} == {("tcp_rtt", "srtt_ns")}
 
 
 @pytest.mark.parametrize(("name", "q"), [("srtt_p50_ns", 0.5), ("srtt_p99_ns", 0.99)])
 def test_percentiles_are_in_the_bin_of_the_naive_ones(name: str, q: float) -> None:
-    bins = json.loads(raw("forward")[RAW])["ends"]["client"]["bins"]
-    lower, upper = KERNEL_US.bounds_ns(KERNEL_US.index(naive_quantile_us(bins, q)))
+    bins = ends_of("forward")["client"]["bins"]
+    lower, upper = KERNEL.bounds_ns(KERNEL.index(naive_quantile_ns(bins, q)))
     assert lower <= PROBE.parse(flow(), raw("forward")).metrics[name] < upper
 
 
 def test_lost_events_are_a_fact() -> None:
-    answer = json.loads(raw("bidir")[RAW])
-    lost = sum(state["lost"] for state in answer["nodes"].values())
-    assert lost > 0
-    (fact,) = PROBE.parse(flow(), raw("bidir")).facts
-    assert (fact.name, fact.value) == ("tcp_rtt_lost_events", str(lost))
+    kernels = json.loads(raw("bidir")[RAW])["kernels"]
+    lost = sum(kernel["answer"]["program"]["recursion_misses"] for kernel in kernels)
+    facts = {fact.name: fact.value for fact in PROBE.parse(flow(), raw("bidir")).facts}
+    assert facts["tcp_rtt_lost_events"] == str(lost)
+
+
+def test_for_how_long_it_watched_is_a_fact() -> None:
+    (kernel,) = json.loads(raw("sliced")[RAW])["kernels"]
+    facts = {fact.name: fact.value for fact in PROBE.parse(flow(), raw("sliced")).facts}
+    assert float(facts["tcp_rtt_watched_s"]) == round(kernel["answer"]["watched_ns"] / 1e9, 3) > 0
 
 
 def test_a_udp_flow_has_no_round_trips_rather_than_none_seen() -> None:
@@ -70,12 +83,9 @@ def test_a_udp_flow_has_no_round_trips_rather_than_none_seen() -> None:
 
 
 def test_no_event_is_reported_as_zero() -> None:
-    slot = {"events": 0, "warmup": 7, "data": 0, "bins": [], "node": "node-1"}
-    answer = {
-        "skipped": "",
-        "ends": {"client": slot},
-        "nodes": {"node-1": {"lost": None, "program": {}}},
-    }
+    slot = {"events": 0, "outside": 7, "data": 0, "bins": []}
+    kernel = {"node": "node-1", "ends": ["client"], "answer": {"ends": {"client": slot}}}
+    answer = {"skipped": "", "kernels": [kernel]}
     reading = PROBE.parse(flow(), {RAW: json.dumps(answer).encode()})
     assert reading.metrics == {"srtt_events": 0.0}
     assert reading.facts[0].value.startswith("UNKNOWN: ")
@@ -114,9 +124,24 @@ def test_the_filter_names_the_servers_port_from_both_sides() -> None:
         return Endpoint(workload, address, 1, "eth0", "cali0", 1450)
 
     client, server = endpoint("c", "198.19.0.1"), endpoint("s", "198.19.0.2")
-    near = filter_of(flow(), "client", here=client, there=server)
-    far = filter_of(flow(), "server", here=server, there=client)
+    near = end(flow(), "client", here=client, there=server)
+    far = end(flow(), "server", here=server, there=client)
     assert (near["local"], near["remote"], near["server"]) == ("198.19.0.1", "198.19.0.2", False)
     assert (far["local"], far["remote"], far["server"]) == ("198.19.0.2", "198.19.0.1", True)
     assert near["first_port"] == far["first_port"] == 5201
-    assert filter_of(flow(omit_s=3), "client", here=client, there=server)["omit_ns"] == 3 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("asked", "opens"),
+    [
+        (flow("tcp", omit_s=3), "connection"),
+        # iperf3 talks over TCP before it sends datagrams.
+        (flow("udp", omit_s=3), "connection"),
+        (flow("request-response", omit_s=3), "connection"),
+        (flow("request-response", omit_s=3, transport="udp"), "traffic"),
+    ],
+)
+def test_what_counts_is_the_measured_seconds(asked: Flow, opens: str) -> None:
+    found = window(asked, share=0.25)
+    assert (found.opens, found.share) == (opens, 0.25)
+    assert (found.omit_ns, found.length_ns) == (3 * 10**9, asked.duration_s * 10**9)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfperf.histograms import FINE, KERNEL_US, Layout, merge, quantile, total
+from ebpfperf.histograms import FINE, KERNEL, Layout, merge, quantile, total
 from ebpfperf.model import HistogramBin
 
-LAYOUTS = [FINE, KERNEL_US, Layout(bits=0), Layout(bits=5, unit_ns=10)]
+LAYOUTS = [FINE, KERNEL, Layout(bits=0), Layout(bits=5, unit_ns=10)]
 values = st.integers(min_value=0, max_value=2**44)
 many = st.lists(values, min_size=1, max_size=300)
 
@@ -37,7 +37,7 @@ def test_a_bin_is_no_wider_than_its_layout_allows(value: int, layout: Layout) ->
 
 def test_widths_are_as_promised() -> None:
     assert 1 / 2**FINE.bits <= 0.016
-    assert 1 / 2**KERNEL_US.bits <= 0.125
+    assert 1 / 2**KERNEL.bits <= 0.125
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

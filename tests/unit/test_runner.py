@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from ebpfperf import loads, plan, probes, runner
+from ebpfperf import loads, plan, probes, runner, watching
 from ebpfperf.cluster import Settled
 from ebpfperf.errors import (
     CommandTimeout,
@@ -91,9 +91,31 @@ class FakeLoad:
         return Reading(metrics={"received_bits_per_s": float(raw["out"])})
 
 
-class FakeProbe:
-    name, needs_root = "tcp_rtt", True
-    log: list[str]
+class FakeCounters:
+    """The counters that are always on; ``log`` says what was done."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def attach(self, nodes: Any) -> tuple[Fact, ...]:
+        return ()
+
+    def arm(self, flow: Flow, client: Any, server: Any) -> None:
+        self.log.append("arm")
+
+    def collect(self) -> dict[str, bytes]:
+        self.log.append("collect")
+        return {"counters.txt": b""}
+
+    def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
+        return Reading()
+
+    def detach(self) -> None:
+        pass
+
+
+class FakeObservers:
+    """The nodes' observers with one probe; a step called ``fail`` fails."""
 
     def __init__(self, log: list[str], *, fail: str = "") -> None:
         self.log, self.fail = log, fail
@@ -105,20 +127,32 @@ class FakeProbe:
 
     def attach(self, nodes: Any) -> tuple[Fact, ...]:
         self._step("attach")
-        return (Fact("node-1", "tcp_rtt_headers", "6.1"),)
+        return (Fact("node-1", "probes_headers", "6.1"),)
 
-    def arm(self, flow: Flow, client: Any, server: Any) -> None:
+    def refused(self) -> dict[str, str]:
+        return {"tcp_rtt": "no variant."} if self.fail == "variant" else {}
+
+    def arm(self, names: Any, flow: Flow, client: Any, server: Any) -> dict[str, str]:
         self._step("arm")
+        return {"tcp_rtt": "no half."} if self.fail == "half" else {}
 
-    def collect(self) -> dict[str, bytes]:
-        self._step("collect")
-        return {"probe.json": b"{}"}
+    def collect(self, *, last: bool = True) -> dict[str, dict[str, bytes]]:
+        self._step("collect" if last else "look")
+        return {"tcp_rtt": {"tcp_rtt.json": b"{}"}}
 
-    def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
-        return Reading(metrics={"srtt_events": 7.0})
+    def rest(self) -> None:
+        self._step("rest")
 
     def detach(self) -> None:
         self.log.append("detach")
+
+
+class FakeProbe:
+    name, per_node = "tcp_rtt", False
+
+    def parse(self, flow: Flow, raw: Mapping[str, bytes]) -> Reading:
+        assert raw == {"tcp_rtt.json": b"{}"}
+        return Reading(metrics={"srtt_events": 7.0})
 
 
 @pytest.fixture
@@ -133,10 +167,14 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeCluster]:
         *,
         probe_fails: str = "",
         log: list[str] | None = None,
+        counters: FakeCounters | None = None,
     ) -> FakeCluster:
         steps = [] if log is None else log
         monkeypatch.setattr(loads, "load", lambda name: FakeLoad(outcome))
-        monkeypatch.setattr(probes, "probe", lambda name: FakeProbe(steps, fail=probe_fails))
+        monkeypatch.setattr(probes, "probe", lambda name: FakeProbe())
+        monkeypatch.setattr(watching, "HostCounters", lambda: counters or FakeCounters())
+        made = FakeObservers(steps, fail=probe_fails)
+        monkeypatch.setattr(watching, "Observers", lambda probes, **options: made)
         return FakeCluster()
 
     return build
@@ -154,7 +192,7 @@ def test_every_trial_is_a_record_in_the_order_of_the_plan(store: Store, world: A
     assert all(r.metrics["received_bits_per_s"] == 11 for r in found)
     assert all(r.metrics["mtu_bytes"] == 1480 and r.metrics["srtt_events"] == 7 for r in found)
     assert list(store.results()) == [replace(r, raw={}) for r in found]
-    assert {f.name for f in store.facts()} == {"kernel", "tcp_rtt_headers"}
+    assert {f.name for f in store.facts()} == {"kernel", "probes_headers"}
     assert cluster.restored == 1
     assert results(store, world()) == []
 
@@ -199,35 +237,40 @@ def test_a_treatment_that_cannot_be_shown_fails_its_block_only(store: Store, wor
     assert cluster.restored == 1
 
 
-@pytest.mark.parametrize("step", ["attach", "arm", "collect"])
+@pytest.mark.parametrize("step", ["attach", "variant", "arm", "collect"])
 def test_a_probe_that_cannot_run_is_a_warning(store: Store, world: Any, step: str) -> None:
     log: list[str] = []
     found = results(store, world(probe_fails=step, log=log))
     assert {r.status for r in found} == {Status.OK}
     assert all(any(f"no {step}" in w for w in r.warnings) for r in found)
     assert all("srtt_events" not in r.metrics for r in found)
-    assert log.count("detach") == (0 if step == "attach" else 2)
+    assert log[-1] == "detach"
+
+
+def test_a_node_that_lacks_a_probe_costs_its_part_alone(store: Store, world: Any) -> None:
+    found = results(store, world(probe_fails="half"))
+    assert all("probe tcp_rtt: no half." in r.warnings for r in found)
+    assert all(r.metrics["srtt_events"] == 7 for r in found)
 
 
 def test_a_bare_trial_has_no_optional_probe_on_the_nodes(
     tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
-    cluster = world(log=log)
-    counters = FakeProbe([])
-    monkeypatch.setattr(
-        probes, "probe", lambda name: FakeProbe(log) if name == "tcp_rtt" else counters
-    )
+    counters = FakeCounters()
+    cluster = world(log=log, counters=counters)
     made = Store.create(tmp_path / "bare", replace(CAMPAIGN, probes_off=True))
-    attached: dict[str, bool] = {}
+    ran = {}
     for result in runner.run(made, connect=lambda ref, journal: cluster):
-        attached[result.trial.trial_id] = log.count("attach") > log.count("detach")
-        assert ("arm" in log[-2:]) is bool(result.trial.probes)
-        log.append("next")
-    assert len(attached) == CAMPAIGN.blocks * (len(CAMPAIGN.treatments) + 1) * len(CAMPAIGN.flows)
-    assert all(seen is not name.endswith("-bare") for name, seen in attached.items())
+        ran[result.trial.trial_id] = tuple(log)
+        log.clear()
+    assert len(ran) == CAMPAIGN.blocks * (len(CAMPAIGN.treatments) + 1) * len(CAMPAIGN.flows)
+    for name, steps in ran.items():
+        assert [s for s in steps if s != "attach"] == (
+            ["rest"] if name.endswith("-bare") else ["arm", "collect"]
+        )
     # The counters that are always on watched all of them.
-    assert counters.log.count("arm") == counters.log.count("collect") == len(attached)
+    assert counters.log == ["arm", "collect"] * len(ran)
 
 
 def test_a_probe_that_cannot_run_is_no_warning_of_a_bare_trial(tmp_path: Path, world: Any) -> None:

@@ -46,7 +46,7 @@ from ebpfperf.mutations import (
     pod_workloads,
 )
 from ebpfperf.placement import place_outside
-from ebpfperf.probes.tcp_rtt import ANY, filter_of
+from ebpfperf.probes.ends import ANY, end
 from ebpfperf.records import campaign_from, campaign_record
 from ebpfperf.restoration import differences, restoration
 
@@ -486,20 +486,20 @@ def test_a_path_that_never_answers_says_what_the_client_was_told(
 
 
 def test_a_client_in_a_pod_may_be_turned_at_connect() -> None:
-    asked = filter_of(flow(), "client", here=CLIENT, there=through(CLUSTER_IP))
+    asked = end(flow(), "client", here=CLIENT, there=through(CLUSTER_IP))
     assert (asked["local"], asked["remote"], asked["server"]) == (CLIENT.address, ANY, False)
     assert (asked["first_port"], asked["last_port"]) == (5201, 5202)
 
 
 def test_a_client_outside_sees_the_node_and_its_ports() -> None:
-    asked = filter_of(flow(), "client", here=OUTSIDE, there=through(NODE_PORT))
+    asked = end(flow(), "client", here=OUTSIDE, there=through(NODE_PORT))
     assert (asked["local"], asked["remote"]) == (OUTSIDE.address, "198.18.0.11")
     assert (asked["first_port"], asked["last_port"]) == (30007, 31999)
 
 
 @pytest.mark.parametrize("front", [CLUSTER_IP, NODE_PORT])
 def test_a_server_behind_a_service_may_see_a_node_as_its_client(front: Front) -> None:
-    asked = filter_of(
+    asked = end(
         flow(direction=Direction.REVERSE), "server", here=through(front), there=OUTSIDE
     )
     assert (asked["local"], asked["remote"], asked["server"]) == (SERVER.address, ANY, True)

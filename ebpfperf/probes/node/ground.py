@@ -115,18 +115,22 @@ class Ground:
         self.headers = kernel_headers(mounts)
         self._btf = None
 
+    def layout(self, event):
+        """What the kernel says of tracepoint ``event`` (its ``format``); Unavailable without it."""
+        place = os.path.join(self.tracing, "events", *event.split(":"), "format")
+        try:
+            with open(place) as stream:
+                return stream.read()
+        except OSError:
+            message = "This kernel has no tracepoint %s." % event
+            raise Unavailable("no_tracepoint", message) from None
+
     def fields(self, event, needed=()):
         """Field name -> (declaration, offset, bytes) of tracepoint ``event`` (``net:netif_rx``).
 
         Raises Unavailable where this kernel has no such tracepoint, or one without ``needed``.
         """
-        place = os.path.join(self.tracing, "events", *event.split(":"), "format")
-        try:
-            with open(place) as stream:
-                text = stream.read()
-        except OSError:
-            message = "This kernel has no tracepoint %s." % event
-            raise Unavailable("no_tracepoint", message) from None
+        text = self.layout(event)
         pattern = r"field:([^;]+?)(\w+)(\[[^\]]*\])?;\s*offset:(\d+);\s*size:(\d+)"
         found = {
             name: (kind.strip() + " " + name + (size or ""), int(offset), int(length))
@@ -140,11 +144,9 @@ class Ground:
 
     def symbols(self, event, field):
         """Number -> name of what the kernel prints for ``field`` of ``event``; may be empty."""
-        place = os.path.join(self.tracing, "events", *event.split(":"), "format")
         try:
-            with open(place) as stream:
-                text = stream.read()
-        except OSError:
+            text = self.layout(event)
+        except Unavailable:
             return {}
         found = re.search(r"__print_symbolic\(REC->%s, (.*?)\)(?:,|$)" % field, text, re.M)
         pairs = re.findall(r'\{ (\d+), "(\w+)" \}', found.group(1)) if found else []
@@ -182,21 +184,26 @@ class Ground:
         return os.path.exists(os.path.join(self.tracing, "kprobe_events"))
 
 
-def devices(pid):
-    """Device name -> ifindex in the network namespace of process ``pid``; OSError when it is gone.
+def inside(pid, look):
+    """What ``look`` gives in the network namespace of process ``pid``; OSError when it is gone.
 
     A thread enters it, so that this process stays where it is.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def look():
+    def enter():
         with open("/proc/%d/ns/net" % pid) as handle:
             if libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return {name: number for number, name in socket.if_nameindex()}
+        return look()
 
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(look).result()
+        return pool.submit(enter).result()
+
+
+def devices(pid):
+    """Device name -> ifindex in the network namespace of process ``pid``; OSError when gone."""
+    return inside(pid, lambda: {name: number for number, name in socket.if_nameindex()})
 
 
 def trace_directory(mounts):

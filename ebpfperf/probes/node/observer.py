@@ -1,0 +1,416 @@
+"""Holds the probes of a campaign on one node, under the node's own Python (3.6 and up), as root.
+
+Speaks JSON, one object a line. First line out: ``here``. Then ``load`` -> ``loaded``, ``arm`` ->
+``armed``, ``look`` -> ``seen`` (as often as wanted), ``rest`` -> ``resting``; ``quit`` or the end
+of input ends it. All programs are compiled together, once.
+
+Probes whose tracepoints run for every packet (``hot``) are attached for slices of the steady window
+that take turns, so that no two of them are on at a time and traffic is free of them for most of it.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import struct
+import sys
+import threading
+import time
+
+from counting import ENDS, MOMENT_LAYOUT, OPENING, SOURCE, pack_end, put, rows_of
+from ground import Ground, Unavailable, say
+
+PERIOD_S, POLL_S = 1.0, 0.01
+STATISTICS = ("run_time_ns", "run_cnt", "recursion_misses")
+
+
+def clock_ns():
+    """Now, on the clock of bpf_ktime_get_ns."""
+    return int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e9)
+
+
+class Programs:
+    """BPF programs of several probes in one object: compiled, loaded, attached and detached."""
+
+    def __init__(self, probes):
+        import bcc
+
+        self.bcc = bcc
+        self.attached = {}
+        flags = ["-DENDS=%d" % ENDS, "-w"]
+        row = 0
+        self.first_row = {}
+        for probe in probes:
+            self.first_row[probe.name] = row
+            flags.append("-D%s_ROW=%d" % (probe.name.upper(), row))
+            flags += probe.flags
+            row += probe.rows
+        text = SOURCE + "\n".join(probe.source for probe in probes)
+        try:
+            self.bpf = bcc.BPF(text=text, cflags=flags)
+        except Exception as error:  # bcc raises bare Exception for compile and load failures
+            raise Unavailable("not_loaded", "BCC cannot compile the program: %s." % error) from None
+
+    def attach(self, hooks):
+        """Attach (kind, event, function) hooks that are not; Unavailable where that is refused."""
+        for hook in hooks:
+            if hook in self.attached:
+                continue
+            try:
+                self.attached[hook] = self.link(*hook)
+            except Exception as error:  # bcc raises bare Exception
+                said = "%s %s is refused: %s." % (hook[0], hook[1], error)
+                raise Unavailable("not_loaded", said) from None
+
+    def link(self, kind, event, function):
+        """Put a function on an event; returns what ends it.
+
+        By BCC's library where its Python would hold one function alone for each event.
+        """
+        from bcc.libbcc import lib
+
+        if kind == "tracepoint":
+            program = self.bpf.load_func(function, self.bcc.BPF.TRACEPOINT)
+            category, _, name = event.partition(":")
+            handle = lib.bpf_attach_tracepoint(program.fd, category.encode(), name.encode())
+            if handle < 0:
+                raise OSError("the kernel refuses to attach to it")
+            return lambda: lib.bpf_close_perf_event_fd(handle)
+        if kind == "raw":
+            program = self.bpf.load_func(function, self.bcc.BPF.RAW_TRACEPOINT)
+            handle = lib.bpf_attach_raw_tracepoint(program.fd, event.encode())
+            if handle < 0:
+                raise OSError("the kernel refuses to attach to it")
+            return lambda: os.close(handle)
+        if kind == "kprobe":
+            self.bpf.attach_kprobe(event=event, fn_name=function)
+            return lambda: self.bpf.detach_kprobe(event=event, fn_name=function)
+        self.bpf.attach_kretprobe(event=event, fn_name=function)
+        return lambda: self.bpf.detach_kretprobe(event=event, fn_name=function)
+
+    def detach(self, hooks):
+        """Detach those of the hooks that are attached."""
+        for hook in hooks:
+            end = self.attached.pop(hook, None)
+            if end is not None:
+                end()
+
+    def statistics(self, hooks):
+        """Numbers that the kernel keeps of the hooks' programs, added; empty where it keeps none.
+
+        ``recursion_misses`` are events passed over because a program ran on that CPU (Linux 5.12).
+        """
+        found = {}
+        for function in {function for _, _, function in hooks}:
+            program = self.bpf.funcs.get(function.encode())
+            if program is None:
+                continue
+            try:
+                with open("/proc/self/fdinfo/%d" % program.fd) as stream:
+                    pairs = [line.split() for line in stream]
+            except OSError:
+                continue
+            for pair in pairs:
+                name = pair[0][:-1] if pair else ""
+                if name in STATISTICS:
+                    found[name] = found.get(name, 0) + int(pair[1])
+        return found
+
+
+class Opening:
+    """When the window opens: with the flow's first connection, its first datagrams, or at once."""
+
+    def __init__(self, programs, window, ends, since_ns):
+        self.moments = programs.bpf["moments"] if programs else None
+        self.opens = window["opens"]
+        self.ends = ends
+        self.since_ns = since_ns
+        self.sent = self.datagrams()
+
+    def wait(self, ending):
+        """The moment it opened (ns), or 0 where the end was called for before."""
+        while not ending.is_set():
+            opened = self.opened()
+            if opened:
+                return opened
+            ending.wait(POLL_S)
+        return 0
+
+    def opened(self):
+        """The moment it opened (ns), or 0 when it did not yet."""
+        if self.moments is None:
+            return self.since_ns  # nothing here sees the traffic begin
+        fields = self.moments[ctypes.c_int(0)]
+        if not fields.opened and self.opens == "traffic" and self.datagrams() > self.sent:
+            fields.opened = clock_ns()
+            self.moments[ctypes.c_int(0)] = fields
+        return fields.opened
+
+    def datagrams(self):
+        """UDP datagrams that the ends' network namespaces have sent."""
+        total = 0
+        for end in self.ends:
+            with open("/proc/%d/net/snmp" % (end["netns_pid"] or end["node_pid"])) as stream:
+                names, numbers = (line.split() for line in stream if line.startswith("Udp:"))
+            total += int(numbers[names.index("OutDatagrams")])
+        return total
+
+
+class Observer:
+    """The probes on this node, from loading to reading."""
+
+    def __init__(self):
+        self.probes = []
+        self.programs = None
+        self.turns = None
+        self.ending = threading.Event()
+        self.watched_ns = {}
+        self.before = {}
+        self.since_ns = 0
+
+    def load(self, names, options):
+        """Probe name -> its facts, or why it cannot run."""
+        answers = {}
+        try:
+            ground = Ground()
+        except Unavailable as failure:
+            return {name: refusal(failure) for name in names}, {}
+        facts = ground.facts()
+        wanted = []
+        for name in names:
+            try:
+                wanted.append(importlib.import_module(name).Probe(ground, options.get(name, {})))
+            except Unavailable as failure:
+                answers[name] = refusal(failure)
+        traced = [probe for probe in wanted if probe.source]
+        if traced:
+            try:
+                import bcc
+
+                facts["bcc"] = getattr(bcc, "__version__", "unknown")
+            except ImportError:
+                missing = Unavailable("no_bcc", "Its Python has no module bcc.")
+                for probe in traced:
+                    answers[probe.name] = refusal(missing)
+                traced = []
+        traced = self.compile(traced, answers)
+        for probe in wanted:
+            if probe.name in answers:
+                continue
+            self.probes.append(probe)
+            answers[probe.name] = {"facts": probe.facts()}
+        return answers, facts
+
+    def compile(self, traced, answers):
+        """Those of the probes that the kernel took; ``answers`` gets why it refused the others."""
+        while traced:
+            try:
+                self.programs = Programs(traced)
+            except Unavailable as failure:
+                culprits = [probe for probe in traced if not compiles(probe, failure, answers)]
+                if not culprits:
+                    # Each alone is fine, together they are not: nobody in particular is to blame.
+                    answers.update({probe.name: refusal(failure) for probe in traced})
+                    culprits = traced
+                traced = [probe for probe in traced if probe not in culprits]
+                continue
+            refused = []
+            for probe in traced:
+                try:
+                    self.programs.attach(probe.hooks)
+                except Unavailable as failure:
+                    answers[probe.name] = refusal(failure)
+                    refused.append(probe)
+                self.programs.detach(probe.hooks)
+            return [probe for probe in traced if probe not in refused]
+        return []
+
+    def arm(self, asked):
+        """Forget what was counted and watch from now on; probe name -> why it cannot."""
+        self.stop()
+        refused = {}
+        used = []
+        for probe in self.probes:
+            if probe.name in asked["probes"]:
+                used.append(probe)
+        unused = [probe for probe in self.probes if probe not in used]
+        if self.programs:
+            self.prepare(asked["ends"], asked["window"])
+            for probe in unused:
+                self.programs.detach(probe.hooks)
+        always = asked["window"]["share"] >= 1
+        hot = []
+        for probe in used:
+            try:
+                probe.arm(self.programs.bpf if self.programs else None, asked["ends"])
+                if probe.hot and not always:
+                    self.detach(probe)
+                    hot.append(probe)
+                else:
+                    self.attach(probe)
+            except (Unavailable, OSError, KeyError, ValueError, struct.error) as failure:
+                self.detach(probe)
+                refused[probe.name] = refusal(failure)
+        self.watched_ns = {probe.name: 0 for probe in hot}
+        self.since_ns = clock_ns()
+        if self.programs:
+            self.before = {p.name: self.programs.statistics(p.hooks) for p in used}
+        if hot or asked["window"]["opens"] == "traffic":
+            opening = Opening(self.programs, asked["window"], asked["ends"], self.since_ns)
+            self.turns = threading.Thread(target=self.rotate, args=(hot, asked["window"], opening))
+            self.turns.daemon = True
+            self.turns.start()
+        return refused
+
+    def prepare(self, ends, window):
+        """Empty the shared maps, and say which flow and which seconds count."""
+        bpf = self.programs.bpf
+        none = pack_end(None)
+        for place in range(ENDS):
+            put(bpf["flow_ends"], place, none)
+        opened = clock_ns() if window["opens"] == "now" else 0
+        moment = struct.pack(MOMENT_LAYOUT, opened, window["omit_ns"], window["length_ns"], 0)
+        put(bpf["moments"], 0, moment)
+        bpf["cells"].clear()
+        for place, end in enumerate(ends[:ENDS]):
+            put(bpf["flow_ends"], place, pack_end(end))
+        if window["opens"] == "connection":
+            self.programs.attach([OPENING])
+        else:
+            self.programs.detach([OPENING])
+
+    def look(self):
+        """What each armed probe saw until now."""
+        rows = rows_of(self.programs.bpf) if self.programs else {}
+        found = {}
+        for probe in self.probes:
+            first = self.programs.first_row.get(probe.name, 0) if self.programs else 0
+            own = [rows.get(first + place) for place in range(probe.rows)]
+            answer = probe.read(self.programs.bpf if self.programs else None, own)
+            if self.programs and probe.source:
+                now = self.programs.statistics(probe.hooks)
+                before = self.before.get(probe.name, {})
+                answer["program"] = {name: now[name] - before.get(name, 0) for name in now}
+            if probe.name in self.watched_ns:
+                answer["watched_ns"] = self.watched_ns[probe.name]
+            found[probe.name] = answer
+        return found
+
+    def rest(self):
+        """Detach everything: nothing of this process runs in the kernel."""
+        self.stop()
+        for probe in self.probes:
+            self.detach(probe)
+        if self.programs:
+            self.programs.detach([OPENING])
+
+    def stop(self):
+        """End the turns of the hot probes."""
+        if self.turns is not None:
+            self.ending.set()
+            self.turns.join()
+            self.turns = None
+        self.ending.clear()
+
+    def attach(self, probe):
+        """Let a probe see events."""
+        if probe.source:
+            self.programs.attach(probe.hooks)
+        probe.begin()
+
+    def detach(self, probe):
+        """Let a probe see no more."""
+        probe.end()
+        if probe.source and self.programs:
+            self.programs.detach(probe.hooks)
+
+    def rotate(self, hot, window, opening):
+        """Give each hot probe its slice of every period of the window, one after the other."""
+        opened = opening.wait(self.ending)
+        begin = opened + window["omit_ns"]
+        end = begin + window["length_ns"]
+        slice_s = window["share"] * PERIOD_S
+        self.pause(begin)
+        while hot and opened and clock_ns() < end and not self.ending.is_set():
+            started = clock_ns()
+            for probe in hot:
+                if self.ending.is_set() or clock_ns() >= end:
+                    break
+                self.turn(probe, slice_s, end)
+            self.pause(min(end, started + int(PERIOD_S * 1e9)))
+
+    def turn(self, probe, slice_s, end):
+        """One slice of one probe."""
+        began = clock_ns()
+        if self.programs:
+            moments = self.programs.bpf["moments"]
+            fields = moments[ctypes.c_int(0)]
+            fields.slice = began
+            moments[ctypes.c_int(0)] = fields
+        try:
+            self.attach(probe)
+            began = clock_ns()
+            self.pause(min(end, began + int(slice_s * 1e9)))
+        except Unavailable:
+            return  # it attached when it was loaded; what it saw until now stands
+        finally:
+            until = clock_ns()
+            self.detach(probe)
+        self.watched_ns[probe.name] += max(0, min(until, end) - began)
+
+    def pause(self, until_ns):
+        """Wait until then, or until the end is called for."""
+        self.ending.wait(max(0.0, (until_ns - clock_ns()) / 1e9))
+
+
+def refusal(failure):
+    """An error as an answer."""
+    reason = getattr(failure, "reason", "not_read")
+    return {"reason": reason, "message": getattr(failure, "message", "%r" % failure)}
+
+
+def compiles(probe, failure, answers):
+    """Whether a probe compiles alone; ``answers`` gets why not."""
+    try:
+        Programs([probe])
+    except Unavailable as own:
+        answers[probe.name] = refusal(own)
+        return False
+    return True
+
+
+def identity():
+    """Which kernel this is, and which process: equal kernels need a program once."""
+    with open("/proc/sys/kernel/random/boot_id") as stream:
+        boot_id = stream.read().strip()
+    pids = os.readlink("/proc/self/ns/pid")
+    return {"kernel": "%s %s" % (boot_id, pids), "pid": os.getpid()}
+
+
+def main():
+    """Answer until the input ends."""
+    observer = Observer()
+    say(event="here", **identity())
+    for line in iter(sys.stdin.readline, ""):
+        asked = json.loads(line) if line.strip() else {"do": "quit"}
+        try:
+            if asked["do"] == "load":
+                answers, facts = observer.load(asked["probes"], asked.get("options", {}))
+                say(event="loaded", probes=answers, facts=facts)
+            elif asked["do"] == "arm":
+                say(event="armed", refused=observer.arm(asked))
+            elif asked["do"] == "look":
+                if asked.get("last"):
+                    observer.stop()
+                say(event="seen", probes=observer.look())
+            elif asked["do"] == "rest":
+                observer.rest()
+                say(event="resting")
+            else:
+                return
+        except Exception as failure:  # whatever it is, the asker must get an answer
+            say(event="failed", **refusal(failure))
+
+
+if __name__ == "__main__":
+    main()
