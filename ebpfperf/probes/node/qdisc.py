@@ -1,0 +1,206 @@
+"""How long packets wait in the queueing disciplines of the path's devices: enqueue to dequeue."""
+
+import os
+import socket
+import struct
+
+from ground import Probe as Base
+from ground import Unavailable, inside
+
+ENQUEUE, DEQUEUE = "qdisc:qdisc_enqueue", "qdisc:qdisc_dequeue"
+DEVICES = 32
+BURST = 16
+MEMBERS = (
+    ("DEV", "netdev_queue.dev"),
+    ("NET", "net_device.nd_net"),
+    ("INUM", "net.ns.inum"),
+    ("NEXT", "sk_buff.next"),
+)
+
+RTM_GETQDISC, NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 38, 1, 0x300, 2, 3
+TC_H_ROOT, TCA_KIND = 0xFFFFFFFF, 1
+
+SOURCE = r"""
+struct qdisc_device { u32 netns, ifindex; };
+struct qdisc_packet { u64 since; u32 ifindex, place; };
+BPF_HASH(qdisc_devices, struct qdisc_device, u32, QDISC_DEVICES);
+/* Packets that a discipline dropped never leave: the oldest make room. */
+BPF_TABLE("lru_hash", u64, struct qdisc_packet, qdisc_packets, 16384);
+
+static __always_inline u64 qdisc_word(u64 address)
+{
+    u64 word = 0;
+    bpf_probe_read_kernel(&word, sizeof(word), (void *)address);
+    return word;
+}
+
+int qdisc_enqueue(struct tracepoint__qdisc__qdisc_enqueue *args)
+{
+    struct qdisc_device device = { .netns = 0, .ifindex = args->ifindex };
+#ifdef QDISC_DEV
+    u64 dev = qdisc_word((u64)args->txq + QDISC_DEV);
+    u64 net = qdisc_word(dev + QDISC_NET);
+    device.netns = (u32)qdisc_word(net + QDISC_INUM);
+#endif
+    u32 *place = qdisc_devices.lookup(&device);
+    u64 packet = (u64)args->skbaddr;
+    if (!place)
+        return 0;
+    struct qdisc_packet entry = {
+        .since = bpf_ktime_get_ns(), .ifindex = device.ifindex, .place = *place
+    };
+    qdisc_packets.update(&packet, &entry);
+    return 0;
+}
+
+int qdisc_dequeue(struct tracepoint__qdisc__qdisc_dequeue *args)
+{
+    u64 now = bpf_ktime_get_ns(), packet = (u64)args->skbaddr;
+    for (int number = 0; number < QDISC_BURST && packet; number++) {
+        struct qdisc_packet *entry = qdisc_packets.lookup(&packet);
+        if (entry && entry->ifindex == args->ifindex && entry->place < QDISC_DEVICES) {
+            u32 row = QDISC_ROW + entry->place;
+            if (counting(now)) {
+                if (entry->since >= slice_began())
+                    observe(row, now - entry->since);
+                else
+                    tally(row, 1);
+            }
+            qdisc_packets.delete(&packet);
+        }
+#ifdef QDISC_NEXT
+        packet = qdisc_word(packet + QDISC_NEXT);
+#else
+        packet = 0;
+#endif
+    }
+    return 0;
+}
+"""
+
+
+class Probe(Base):
+    """The ``qdisc`` probe."""
+
+    name = "qdisc"
+    source = SOURCE
+    hooks = (
+        ("tracepoint", ENQUEUE, "qdisc_enqueue"),
+        ("tracepoint", DEQUEUE, "qdisc_dequeue"),
+    )
+    rows = DEVICES
+    hot = True
+
+    def __init__(self, ground, options):
+        ground.fields(ENQUEUE, ("txq", "skbaddr", "ifindex"))
+        ground.fields(DEQUEUE, ("skbaddr", "ifindex"))
+        self.flags = ["-DQDISC_DEVICES=%d" % DEVICES, "-DQDISC_BURST=%d" % BURST]
+        self.variant = "tracepoints %s, qdisc_dequeue, and the kernel's BTF" % ENQUEUE
+        try:
+            if not options.get("btf", True):
+                raise Unavailable("no_btf", "BTF is not wanted.")
+            self.flags += [
+                "-DQDISC_%s=%d" % (name, ground.offsets(member)[0]) for name, member in MEMBERS
+            ]
+            self.by_netns = True
+        except Unavailable:
+            self.variant = "tracepoints %s, qdisc_dequeue" % ENQUEUE
+            self.by_netns = False
+        self.watched = []
+
+    def facts(self):
+        """Which tracepoints it reads, and whether it tells equal device numbers apart."""
+        return {"variant": self.variant}
+
+    def arm(self, maps, ends):
+        """Look which devices of the ends' nodes and pods have a queue, and watch those."""
+        maps["qdisc_devices"].clear()
+        maps["qdisc_packets"].clear()
+        self.watched = queues(ends)[:DEVICES]
+        table = maps["qdisc_devices"]
+        for place, queue in enumerate(self.watched):
+            netns = queue["netns"] if self.by_netns else 0
+            table[table.Key(netns, queue["ifindex"])] = table.Leaf(place)
+
+    def read(self, maps, rows):
+        """Per device with a queue: its name, whose it is, its discipline, bins of the waits."""
+        found = []
+        for place, queue in enumerate(self.watched):
+            row = rows[place]
+            found.append(
+                {
+                    "device": queue["device"],
+                    "ends": queue["ends"],
+                    "discipline": queue["discipline"],
+                    "bins": row.bins if row else [],
+                    "unseen": row.tally if row else 0,
+                }
+            )
+        return {"devices": found}
+
+
+def queues(ends):
+    """Devices with a queue in the namespaces of the ends' nodes and pods, the nodes' first."""
+    found = {}
+    for key, prefix in (("node_pid", ""), ("netns_pid", "pod:")):
+        for end in ends:
+            pid = end[key]
+            if not pid:
+                continue
+            netns = os.stat("/proc/%d/ns/net" % pid).st_ino
+            for name, ifindex, discipline in inside(pid, disciplines):
+                if name == "lo" or discipline == "noqueue":
+                    continue
+                queue = {
+                    "netns": netns,
+                    "ifindex": ifindex,
+                    "device": prefix + name,
+                    "discipline": discipline,
+                    "ends": [],
+                }
+                queue = found.setdefault((netns, ifindex), queue)
+                if end["end"] not in queue["ends"]:
+                    queue["ends"].append(end["end"])
+    return list(found.values())
+
+
+def disciplines():
+    """Name, ifindex and root discipline of the devices of this thread's network namespace."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
+        link.bind((0, 0))
+        request = struct.pack("=BxxxiIII", socket.AF_UNSPEC, 0, 0, 0, 0)
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        header = struct.pack("=IHHII", 16 + len(request), RTM_GETQDISC, flags, 1, 0)
+        link.send(header + request)
+        names = dict(socket.if_nameindex())
+        found = []
+        while True:
+            for kind, body in messages(link.recv(1 << 16)):
+                if kind == NLMSG_DONE:
+                    return found
+                if kind == NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", body)[0]
+                    raise OSError(number, os.strerror(number))
+                ifindex, _, parent = struct.unpack_from("=iII", body, 4)
+                if parent == TC_H_ROOT and ifindex in names:
+                    found.append((names[ifindex], ifindex, kind_of(body)))
+
+
+def messages(data):
+    """Type and body of every netlink message in ``data``."""
+    place = 0
+    while place + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, place)
+        yield kind, data[place + 16 : place + length]
+        place += (length + 3) & ~3
+
+
+def kind_of(body):
+    """The discipline's name in a message on one, after its struct tcmsg of 20 bytes."""
+    place = 20
+    while place + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, place)
+        if kind == TCA_KIND:
+            return body[place + 4 : place + length].rstrip(b"\0").decode()
+        place += (length + 3) & ~3
+    return ""
