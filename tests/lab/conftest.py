@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from lab.namespaces import restart_after
 
+from ebpfperf.kube import Kube
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
@@ -14,12 +17,27 @@ from ebpfperf.lab.state import Shape
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Two nodes: ``.name``, ``.kubeconfig``, ``.ssh_config``, ``.nodes``. Leave it as it was."""
+    """Two nodes: ``.name``, ``.kubeconfig``, ``.ssh_config``, ``.nodes``. Leave it as it was.
+
+    Its Felixes restart sooner than Calico's do.
+    """
     name = f"test-{os.getpid()}"
     try:
-        yield lifecycle.up(Shape(name))[0]
+        lab, _ = lifecycle.up(Shape(name))
+        with contextlib.closing(Kube.connect(str(lab.kubeconfig))) as kube:
+            restart_after(kube, lab)
+        yield lab
     finally:
         lifecycle.down(name)
+
+
+@pytest.fixture
+def true_restarts(lab: Lab) -> Iterator[None]:
+    """Meanwhile the lab's Felixes wait before a restart as long as Calico's do."""
+    with contextlib.closing(Kube.connect(str(lab.kubeconfig))) as kube:
+        restart_after(kube, lab, None)
+        yield
+        restart_after(kube, lab)
 
 
 @pytest.fixture

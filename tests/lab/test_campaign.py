@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -90,13 +91,15 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def on_nodes(lab: Lab, name: str) -> list[int]:
+def on_nodes(lab: Lab, name: str, argument: str = "") -> list[int]:
     """Pids of processes of that name in the lab's nodes and pods (by their cgroup)."""
     found = []
     for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if path.name.isdigit() and (path / "comm").read_text().strip() == name:
-                if f"ebpfperf-lab-{lab.name}" in (path / "cgroup").read_text():
+                arguments = (path / "cmdline").read_text().split("\0")
+                here = f"ebpfperf-lab-{lab.name}" in (path / "cgroup").read_text()
+                if here and (not argument or argument in arguments):
                     found.append(int(path.name))
     return found
 
@@ -118,6 +121,7 @@ def running(lab: Lab, file: Path, out: Path) -> Iterator[subprocess.Popen[bytes]
         process.wait(10)
 
 
+@pytest.mark.usefixtures("true_restarts")
 def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
     file, out = tmp_path / "short.yaml", tmp_path / "run"
     file.write_text(FILE)
@@ -160,7 +164,8 @@ def test_ctrl_c_stops_after_the_trial_in_hand(lab: Lab, tmp_path: Path) -> None:
     file.write_text(FILE)
     before = specs(lab)
     with running(lab, file, out) as process:
-        wait_for(lambda: bool(on_nodes(lab, "iperf3")))
+        # The client alone: before any trial, iperf3 is asked for its version.
+        wait_for(lambda: bool(on_nodes(lab, "iperf3", "-c")))
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     recorded = list(out.glob("trials/*/record.json"))
@@ -280,10 +285,11 @@ def test_a_node_without_iperf3_is_a_failed_trial(tampered: Tampered) -> None:
     assert "iperf3" in results[1].reason
 
 
-def test_a_frozen_load_is_ended_and_a_failed_trial(tampered: Tampered) -> None:
+def test_a_frozen_load_is_ended_and_a_failed_trial(
+    tampered: Tampered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node that hangs: its iperf3 server is stopped dead while the trial needs it."""
-    import threading
-
+    monkeypatch.setattr("ebpfperf.loads.iperf3._GRACE_S", 4.0)
     stop = threading.Event()
 
     def freeze() -> None:

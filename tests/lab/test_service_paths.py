@@ -36,10 +36,16 @@ LOADS = {
     "rr": "load: request-response",
     "rru": "load: request-response, transport: udp",
 }
-FLOWS = "".join(
-    f"  - {{name: {path}-{name}, path: {path}, {load}, duration_s: 1, omit_s: 0}}\n"
+# sockperf dials a node port of either node in the same way: bulk flows show that both lead on.
+WAYS = [
+    (path, name)
     for path in PATHS
-    for name, load in LOADS.items()
+    for name in LOADS
+    if name in ("tcp", "udp") or path is not FlowPath.NODEPORT_LOCAL
+]
+FLOWS = "".join(
+    f"  - {{name: {path}-{name}, path: {path}, {LOADS[name]}, duration_s: 1, omit_s: 0}}\n"
+    for path, name in WAYS
 )
 HEAD = f"""\
 campaign: services
@@ -98,7 +104,7 @@ def dialled(result: TrialResult) -> str:
     return value
 
 
-def test_every_load_goes_every_way(lab: Lab, kube: Kube, tmp_path: Path) -> None:
+def test_every_load_goes_by_service_and_node_ports(lab: Lab, kube: Kube, tmp_path: Path) -> None:
     file, out = tmp_path / "c.yaml", tmp_path / "run"
     file.write_text(HEAD + FLOWS)
     before = cluster_state(kube)
@@ -114,7 +120,7 @@ def test_every_load_goes_every_way(lab: Lab, kube: Kube, tmp_path: Path) -> None
     assert cluster_state(kube) == before
 
     results = list(Store.open(out).results())
-    assert len(results) == 2 * len(PATHS) * len(LOADS)
+    assert len(results) == 2 * len(WAYS)
     assert {(r.trial.trial_id, r.reason, r.warnings) for r in results} == {
         (r.trial.trial_id, "", ()) for r in results
     }
@@ -148,7 +154,7 @@ def test_killed_in_the_middle_restore_leaves_no_service(
     lab: Lab, kube: Kube, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "c.yaml", tmp_path / "run"
-    file.write_text(HEAD + FLOWS)
+    file.write_text(HEAD + FLOWS.splitlines(keepends=True)[0])
     before = cluster_state(kube)
     process = subprocess.Popen(
         [*CLI, "run", str(file), "--out", str(out)],
