@@ -219,6 +219,7 @@ def _centre(
     nan = math.nan
     if metric not in trials:
         return stats.Interval(nan, nan, nan, nan, 0)
+    trials = compare.watched(trials, campaign)
     usable = trials[
         trials["flow"].eq(flow.name)
         & trials["treatment"].eq(treatment)

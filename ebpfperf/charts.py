@@ -166,7 +166,7 @@ def expected(
         heads.append(len(labels))
         ticks.append(place)
         labels.append(f"{flow} ({entry.label})")
-        table = compare.paired(trials, flow=flow, metric=metric)
+        table = compare.paired(compare.watched(trials, campaign), flow=flow, metric=metric)
         for row in (row for row in rows if row["flow"] == flow):
             place += 1
             ticks.append(place)
@@ -343,6 +343,7 @@ def _usable(
     trials: pd.DataFrame, campaign: Campaign, entry: metrics.Metric
 ) -> tuple[pd.DataFrame, list[Flow]]:
     """Good trials that carry the metric, and the flows for which it is compared."""
+    trials = compare.watched(trials, campaign)
     usable = trials[trials["status"].eq(Status.OK.value) & trials[entry.name].gt(0)]
     flows = [
         flow

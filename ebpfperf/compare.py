@@ -11,6 +11,9 @@ ratios are summarised (``stats``), and the interval, not the estimate, gives the
 
 The margin is symmetric in the logarithm (5 % means 1/1.05 to 1.05), so that exchanging baseline and
 treatment turns a verdict into its mirror image.
+
+Bare trials, which ran without the campaign's probes, are compared to the baseline's others alone:
+``watched`` leaves them out of every comparison of treatments, ``probe_overhead`` is theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +30,7 @@ from ebpfperf import metrics, stats
 from ebpfperf.model import Campaign, Flow, Status
 
 FEWEST_BLOCKS = 6
+PROBES_ON, PROBES_OFF = "probes on", "probes off"
 
 COLUMNS: dict[str, str] = {
     "metric": "str", "flow": "str", "treatment": "str", "baseline": "str",
@@ -70,8 +74,8 @@ def effects(
     Parameters
     ----------
     trials
-        Trials frame; only rows of status ``ok`` are compared. Blocks lacking either side are
-        dropped and counted in ``warnings``.
+        Trials frame; only rows of status ``ok`` are compared, and no bare trials. Blocks lacking
+        either side are dropped and counted in ``warnings``.
     facts
         Facts frame; adds the warnings that only the nodes' facts can give.
 
@@ -88,6 +92,7 @@ def effects(
     ValueError
         Two trials claim the same block, treatment and flow.
     """
+    trials = watched(trials, campaign)
     rows = [
         _effect(trials, campaign, flow=flow, treatment=treatment.name, metric=metric, facts=facts)
         for metric in metrics.CATALOGUE
@@ -97,6 +102,46 @@ def effects(
         if treatment.name != campaign.baseline
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def watched(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:
+    """The trials by which treatments are compared: all but bare ones."""
+    return trials[trials["probes"].ne("")] if campaign.probes_off else trials
+
+
+def probe_overhead(
+    trials: pd.DataFrame, campaign: Campaign, *, facts: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """What the probes did to the baseline: its trials with them against its bare ones.
+
+    Estimated, paired by block and judged as in ``effects``; what only the probes measure has
+    nothing to be compared to, and no row.
+
+    Returns
+    -------
+    DataFrame
+        ``COLUMNS``, with treatment ``PROBES_ON`` and baseline ``PROBES_OFF``; empty for a campaign
+        without bare trials.
+    """
+    if not campaign.probes_off:
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    under = campaign.treatment(campaign.baseline)
+    arms = replace(
+        campaign,
+        treatments=(replace(under, name=PROBES_OFF), replace(under, name=PROBES_ON)),
+        baseline=PROBES_OFF,
+        probes_off=False,
+    )
+    ours = trials[trials["treatment"].eq(campaign.baseline)]
+    bare = ours["probes"].eq("")
+    good = ours[bare & ours["status"].eq(Status.OK.value)]
+    of_probes = [
+        metric.name
+        for metric in metrics.CATALOGUE
+        if metric.name in ours and len(good) and good[metric.name].isna().all()
+    ]
+    named = ours.assign(treatment=np.where(bare, PROBES_OFF, PROBES_ON))
+    return effects(named.drop(columns=of_probes), arms, facts=facts)
 
 
 def baseline_first(campaign: Campaign) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from ebpfperf import stats
 from ebpfperf.chart import WIDTH_IN, Chart, Look, looks, tidy
-from ebpfperf.compare import baseline_first
+from ebpfperf.compare import baseline_first, watched
 from ebpfperf.model import Campaign, Status
 from ebpfperf.units import NS_PER_US
 
@@ -24,6 +24,7 @@ def draw(histograms: pd.DataFrame, trials: pd.DataFrame, campaign: Campaign) -> 
     Counts of a treatment's good trials are added, never their percentiles averaged; the thin lines
     are the single trials. Every step is at the upper bound of a bin, where it is exact.
     """
+    trials = watched(trials, campaign)
     good = trials.loc[trials["status"].eq(Status.OK.value), ["trial_id", "treatment", "flow"]]
     joined = histograms.merge(good, on="trial_id", validate="many_to_one")
     seen = (

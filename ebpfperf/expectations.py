@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from ebpfperf import metrics
+from ebpfperf import compare, metrics
 from ebpfperf.calico.encapsulation import felix_fields, pool_modes
 from ebpfperf.calico.expectation import Effective, Expectation, Kind, expected_effect
 from ebpfperf.calico.mtu import IPV4_TCP_HEADERS_BYTES, TCP_TIMESTAMPS_BYTES, VXLAN_OVERHEAD_BYTES
@@ -61,7 +61,7 @@ def judged(
         whether it may be too small for any margin; ``ratio`` to ``reason`` are those of
         ``effects``; ``agreement`` is one of the four words above.
     """
-    cluster = _Cluster.of(facts)
+    cluster, trials = _Cluster.of(facts), compare.watched(trials, campaign)
     found: dict[tuple[str, str], Expectation] = {}
     rows = []
     for row in effects.to_dict("records"):

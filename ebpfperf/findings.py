@@ -224,9 +224,10 @@ def _change(row: Mapping[Hashable, Any]) -> str:
 
 def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
     """Whether to believe it: trials and blocks against the plan, failures, warnings, conditions."""
-    planned = campaign.blocks * len(campaign.treatments) * len(campaign.flows)
+    planned = campaign.blocks * campaign.trials_per_block
     ok = trials[trials["status"].eq(Status.OK.value)]
-    complete = ok.groupby("block").size().eq(len(campaign.treatments) * len(campaign.flows)).sum()
+    of_block = compare.watched(ok, campaign).groupby("block").size()
+    complete = of_block.eq(len(campaign.treatments) * len(campaign.flows)).sum()
     said = [
         f"{len(ok)} of {planned} planned trials are good; {complete} of {campaign.blocks} blocks "
         f"are complete ({compare.FEWEST_BLOCKS} are the fewest for a verdict).",
@@ -241,6 +242,50 @@ def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> S
     said += _underlay(effects, campaign)
     said += _blocks_needed(effects, campaign)
     return Sentences(tuple(said))
+
+
+def overhead(found: pd.DataFrame, campaign: Campaign) -> Sentences:
+    """What the probes cost (``compare.probe_overhead``), by flow; or why that is not known."""
+    names = ", ".join(campaign.optional_probes)
+    if not names:
+        return Sentences(("No probe watched but those that are always on.",))
+    if not campaign.probes_off:
+        return Sentences(
+            (
+                f"This campaign has no probes-off arm, so that what its probes ({names}) cost here "
+                "is unknown; `probes_off: true` adds one.",
+            )
+        )
+    rows = found[found["metric"].isin(metrics.HEADLINE)]
+    if rows.empty:
+        return Sentences(("No trial has given a number to tell the probes' cost by yet.",))
+    said = [
+        f"The probes ({names}) changed flow {flow} by: "
+        f"{'; '.join(map(_cost, ours.to_dict('records')))}."
+        for flow, ours in rows.groupby("flow", sort=False)
+    ]
+    said.append(
+        f"That is their cost under the baseline {campaign.baseline}; what they cost under another "
+        "treatment was not measured."
+    )
+    if rows["warnings"].str.contains(_PROBE_FAILED).any():
+        said.append(
+            "Not every probe watched every trial (the warnings say which), so that this is not the "
+            "cost of all of them."
+        )
+    return Sentences(tuple(said))
+
+
+# How a trial's warnings name a probe that had nothing to say.
+_PROBE_FAILED = r"(?:^|; )probe "
+
+
+def _cost(row: Mapping[Hashable, Any]) -> str:
+    label = metrics.metric(str(row["metric"])).label
+    if pd.isna(row["ratio"]):
+        return f"{label} UNKNOWN, {tables.verdict(row)}"
+    _, _, change = _change(row).partition(f"{compare.PROBES_ON} ")
+    return f"{label} {change}, {tables.verdict(row)}"
 
 
 def _warned(trials: pd.DataFrame) -> list[str]:

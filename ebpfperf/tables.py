@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ebpfperf import metrics, units
+from ebpfperf import compare, metrics, units
 from ebpfperf.calico import flags
 from ebpfperf.model import Campaign, Flow, Status, Trial
 
@@ -133,9 +133,44 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
     With ``metric`` only that one; what must be minded beside a row is lettered below the table.
     """
     kept = found[found["metric"].eq(metric)] if metric else found
+    frame, notes = _compared(kept)
+    if metric and len(frame):
+        frame = frame.drop(columns="metric")
+    label = metrics.metric(metric).label if metric else "All metrics"
+    return Table(
+        f"{label}: each treatment against {campaign.baseline}, "
+        f"equivalent within ±{campaign.margin_pct:g} %",
+        frame,
+        numeric=(campaign.baseline, "treated", *_COMPARED_NUMERIC),
+        notes=notes,
+        folded=not metric,
+    )
+
+
+def overhead(found: pd.DataFrame, campaign: Campaign) -> tuple[Table, ...]:
+    """What the probes cost (``compare.probe_overhead``); none where there is nothing to show."""
+    if found.empty:
+        return ()
+    frame, notes = _compared(found)
+    return (
+        Table(
+            f"Probes on against probes off, both under {campaign.baseline}, "
+            f"equivalent within ±{campaign.margin_pct:g} %",
+            frame.drop(columns="treatment").rename(columns={"treated": compare.PROBES_ON}),
+            numeric=(compare.PROBES_OFF, compare.PROBES_ON, *_COMPARED_NUMERIC),
+            notes=notes,
+        ),
+    )
+
+
+_COMPARED_NUMERIC = ("change", "interval", "detectable", "blocks")
+
+
+def _compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Effects as text, and the notes that their last column has the letters of."""
     notes: list[str] = []
     rows = []
-    for row in kept.to_dict("records"):
+    for row in found.to_dict("records"):
         entry = metrics.metric(str(row["metric"]))
         texts = [text for text in str(row["warnings"]).split("; ") if text]
         notes += [text for text in texts if text not in notes]
@@ -154,18 +189,7 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
                 "notes": ", ".join(_letter(notes.index(text)) for text in texts),
             }
         )
-    frame = pd.DataFrame(rows)
-    if metric and rows:
-        frame = frame.drop(columns="metric")
-    label = metrics.metric(metric).label if metric else "All metrics"
-    return Table(
-        f"{label}: each treatment against {campaign.baseline}, "
-        f"equivalent within ±{campaign.margin_pct:g} %",
-        frame,
-        numeric=(campaign.baseline, "treated", "change", "interval", "detectable", "blocks"),
-        notes=tuple(notes),
-        folded=not metric,
-    )
+    return pd.DataFrame(rows), tuple(notes)
 
 
 def expectations(found: pd.DataFrame, campaign: Campaign) -> Table:
@@ -282,6 +306,7 @@ def plan(planned: Sequence[Trial]) -> Table:
             "block": trial.block,
             "treatment": trial.treatment.name,
             "flow": trial.flow.name,
+            "probes": ", ".join(trial.optional_probes) or "none",
             "trial": trial.trial_id,
         }
         for trial in planned
@@ -308,6 +333,7 @@ def counters(trials: pd.DataFrame, campaign: Campaign) -> Table:
 
     A ratio says nothing of numbers that may be zero, so these are shown and not compared.
     """
+    trials = compare.watched(trials, campaign)
     good = trials[trials["status"].eq(Status.OK.value)]
     shown = {name: words for name, words in _COUNTERS.items() if name in good}
     rows = []
@@ -369,6 +395,7 @@ def order(trials: pd.DataFrame) -> Table:
             "block": ran["block"],
             "treatment": ran["treatment"],
             "flow": ran["flow"],
+            "probes": ran["probes"].replace("", "none"),
             "started (UTC)": ran["start_utc"].dt.strftime("%Y-%m-%d %H:%M:%S"),
             "status": ran["status"],
             "reason": ran["reason"],

@@ -192,6 +192,7 @@ def _order(trials: tuple[Trial, ...]) -> list[dict[str, object]]:
             "block": trial.block,
             "treatment": trial.treatment.name,
             "flow": trial.flow.name,
+            "probes": ", ".join(trial.optional_probes) or "none",
         }
         for trial in trials
     ]
@@ -199,7 +200,7 @@ def _order(trials: tuple[Trial, ...]) -> list[dict[str, object]]:
 
 def _print_order(trials: tuple[Trial, ...]) -> None:
     rows = [list(row.values()) for row in _order(trials)]
-    columns = ["order", "trial", "block", "treatment", "flow"]
+    columns = ["order", "trial", "block", "treatment", "flow", "probes"]
     printing.table(columns, rows, numeric=("order", "block"))
 
 

@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from synthetic import write_store
+from synthetic import CAMPAIGN, write_store
 
 from ebpfperf import report, templates
 from ebpfperf.errors import InputError, ParameterError, ReportError
@@ -23,7 +24,7 @@ from ebpfperf.errors import InputError, ParameterError, ReportError
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A campaign of made-up results with its reports."""
     path = tmp_path_factory.mktemp("runs") / "synthetic"
-    write_store(path)
+    write_store(path, replace(CAMPAIGN, probes_off=True))
     return path
 
 
@@ -66,6 +67,15 @@ def test_every_template_becomes_a_page_and_an_executed_notebook(
             cell.get("execution_count") for cell in executed.cells if cell.cell_type == "code"
         )
         assert one.html.parent == campaign / "reports"
+
+
+def test_the_reports_on_treatments_say_what_the_probes_cost(
+    reports: tuple[report.Report, ...],
+) -> None:
+    for one in reports[:2]:
+        html = one.html.read_text()
+        assert "The probes (tcp_rtt) changed flow rr by: Round trip, median " in html
+        assert ">Probes on against probes off, both under none, " in html
 
 
 def test_pages_stand_alone(reports: tuple[report.Report, ...]) -> None:
