@@ -31,6 +31,17 @@ METRICS: tuple[str, ...] = (
     "snd_cwnd_max_bytes",
     "tcpext_retransmits",
     "softnet_dropped",
+    "softirq_wait_p99_ns",
+    "softirq_run_p50_ns",
+    "softirq_share_pct",
+    "runqueue_p50_ns",
+    "runqueue_p99_ns",
+    "runqueue_events",
+    "qdisc_p50_ns",
+    "qdisc_p99_ns",
+    "qdisc_packets",
+    "bpf_runs",
+    "bpf_ns_per_run",
 )
 """Columns of the trials frame that a load or a probe fills; NaN where it did not."""
 

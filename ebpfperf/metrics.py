@@ -142,6 +142,7 @@ CATALOGUE: tuple[Metric, ...] = (
         _cpu_per_gbit,
         loads=_BULK,
     ),
+    Metric("bpf_ns_per_run", "BPF program, one run", Better.LOWER, "ns", 1.0, units.duration_ns),
     Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # Name → module and class.
 _HOMES = {
     "tcp_rtt": ("tcp_rtt", "TcpRtt"),
+    "softirq": ("softirq", "Softirq"),
+    "runqueue": ("runqueue", "Runqueue"),
+    "qdisc": ("qdisc", "Qdisc"),
     "bpf_programs": ("bpf_programs", "BpfPrograms"),
 }
 NAMES: tuple[str, ...] = (*_HOMES, *ALWAYS_ON)

@@ -55,7 +55,7 @@ class Answers:
         if self.skipped:
             return (Fact("", f"{name}_skipped", self.skipped),)
         found = []
-        lost = [answer.lost for answer in self.of]
+        lost = [answer.lost for answer in self.of if "program" in answer.seen]
         if lost:
             counted = sum(number for number in lost if number is not None)
             value = "UNKNOWN: the kernel does not count it" if None in lost else str(counted)
