@@ -42,6 +42,12 @@ METRICS: tuple[str, ...] = (
     "qdisc_packets",
     "bpf_runs",
     "bpf_ns_per_run",
+    "connects",
+    "connect_p50_ns",
+    "connect_p99_ns",
+    "dropped_packets",
+    "flow_dropped_packets",
+    "retransmitted_segments",
 )
 """Columns of the trials frame that a load or a probe fills; NaN where it did not."""
 

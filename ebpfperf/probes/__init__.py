@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 # Name → module and class.
 _HOMES = {
     "tcp_rtt": ("tcp_rtt", "TcpRtt"),
+    "hops": ("hops", "Hops"),
     "softirq": ("softirq", "Softirq"),
     "runqueue": ("runqueue", "Runqueue"),
     "qdisc": ("qdisc", "Qdisc"),
     "bpf_programs": ("bpf_programs", "BpfPrograms"),
+    "tcp_connect": ("tcp_connect", "TcpConnect"),
+    "drops": ("drops", "Drops"),
+    "retransmits": ("retransmits", "Retransmits"),
 }
 NAMES: tuple[str, ...] = (*_HOMES, *ALWAYS_ON)
 
