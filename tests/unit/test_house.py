@@ -44,6 +44,7 @@ NEVER_IN_MEASURE = {"matplotlib", "papermill", "scipy", "nbconvert"}
 NEVER_IN_ANALYSE = {"paramiko", "pyroute2", "lightkube"}
 
 
+@cache
 def modules() -> dict[str, list[Path]]:
     """Top-level module or subpackage of ebpfperf → its files (node scripts left out)."""
     found: dict[str, list[Path]] = {}
@@ -78,7 +79,8 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def internal(name: str) -> set[str]:
+@cache
+def internal(name: str) -> frozenset[str]:
     """Top-level modules of ebpfperf that a module imports, itself left out."""
     found: set[str] = set()
     for path in modules()[name]:
@@ -86,20 +88,21 @@ def internal(name: str) -> set[str]:
             parts = dotted.split(".")
             if parts[0] == "ebpfperf" and len(parts) > 1 and parts[1] in modules():
                 found.add(parts[1])
-    return found - {name}
+    return frozenset(found - {name})
 
 
 def external(name: str) -> set[str]:
     return {d.split(".")[0] for path in modules()[name] for d in imports(path)} - {"ebpfperf"}
 
 
-def closure(name: str) -> set[str]:
+@cache
+def closure(name: str) -> frozenset[str]:
     seen, todo = {name}, [name]
     while todo:
         for other in internal(todo.pop()) - seen:
             seen.add(other)
             todo.append(other)
-    return seen
+    return frozenset(seen)
 
 
 def test_every_module_has_a_side() -> None:
