@@ -31,7 +31,6 @@ class Probe(Base):
         # Id -> (name, nanoseconds, runs) since armed; the same of when the present slice began.
         self.grown = {}
         self.before = {}
-        self.gone = set()
         self.handle = None
         self.lock = threading.Lock()
 
@@ -44,9 +43,7 @@ class Probe(Base):
         self.end()
         self.ends = [end for end in ends if end["here"]]
         self.hooks_then = self.hooks_now()
-        self.grown, self.gone = {}, set()
-        for number in self.ids():
-            self.grown[number] = ("", 0, 0)
+        self.grown = {number: ("", 0, 0) for number in self.ids()}
 
     def begin(self):
         """Have the kernel count."""
@@ -88,7 +85,6 @@ class Probe(Base):
                 "ends": [end["end"] for end in self.ends],
                 "programs": programs,
                 "changed": sorted(changed + [hook for hook in now if hook not in self.hooks_then]),
-                "gone": sorted(self.gone),
             }
 
     def hooks_now(self):
@@ -107,7 +103,6 @@ class Probe(Base):
     def counters(self):
         """Id -> (name, nanoseconds, runs) of the programs that are still there."""
         found = {number: bpf_call.statistics(number) for number in self.ids()}
-        self.gone |= {number for number, seen in found.items() if seen is None}
         return {number: seen for number, seen in found.items() if seen is not None}
 
     def settle(self):
