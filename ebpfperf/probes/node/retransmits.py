@@ -1,6 +1,7 @@
 """TCP segments that a flow's ends sent again in the steady window, by the state of the connection.
 
-Counted as the kernel's own RetransSegs is: by segment, of which one buffer may hold several.
+Counted as the kernel's own RetransSegs is: by segment, of which one buffer may hold several. What
+this machine itself refused to send is not among them.
 """
 
 from counting import ENDS
@@ -34,6 +35,9 @@ static __always_inline void retransmits_count(int place, u32 state, u64 segments
 
 int retransmits_segment(struct tracepoint__tcp__tcp_retransmit_skb *args)
 {
+    /* Kernels that say how it ended come by when nothing was sent, too. */
+    if (RETRANSMITS_REFUSED)
+        return 0;
     u32 local = *(volatile u32 *)&args->saddr[0], remote = *(volatile u32 *)&args->daddr[0];
     u16 local_port = args->sport, remote_port = args->dport, segments = 0;
     u64 buffer = (u64)args->skbaddr;
@@ -65,10 +69,13 @@ class Probe(Base):
     rows = PER_END * ENDS
 
     def __init__(self, ground, options):
-        ground.fields(EVENT, (*NEEDED, "skbaddr", "state"))
+        fields = ground.fields(EVENT, (*NEEDED, "skbaddr", "state"))
         ground.fields(SYNACK, NEEDED)
         inside, segments = ground.offsets("sk_buff.cb", "tcp_skb_cb.tcp_gso_segs")
-        self.flags = ["-DRETRANSMITS_SEGMENTS=%d" % (inside + segments)]
+        self.flags = [
+            "-DRETRANSMITS_SEGMENTS=%d" % (inside + segments),
+            "-DRETRANSMITS_REFUSED=" + ("args->err" if "err" in fields else "0"),
+        ]
         self.ends = []
 
     def facts(self):
