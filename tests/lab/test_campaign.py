@@ -124,7 +124,7 @@ def running(lab: Lab, file: Path, out: Path) -> Iterator[subprocess.Popen[bytes]
 @pytest.mark.usefixtures("true_restarts")
 def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
     file, out = tmp_path / "short.yaml", tmp_path / "run"
-    file.write_text(FILE)
+    file.write_text(f"{FILE}probes_off: true\n")
     before = specs(lab)
     with running(lab, file, out) as process:
         # Mid-trial: two trials are recorded, and the load of the third is there.
@@ -154,6 +154,8 @@ def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
     assert [result.trial.trial_id for result in results] == order
     assert sorted(results, key=lambda r: r.start_utc) == results
     assert {result.status for result in results} == {Status.OK}
+    watched = {result.trial.trial_id for result in results if "srtt_events" in result.metrics}
+    assert watched == {name for name in order if not name.endswith("-bare")} < set(order)
     for name, record in first.items():
         assert (out / "trials" / name / "record.json").read_bytes() == record
     assert specs(lab) == before
