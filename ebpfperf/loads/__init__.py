@@ -26,6 +26,8 @@ PORTS: Mapping[str, range] = {
     "udp": range(5201, 5217),
     "request-response": range(11111, 11127),
 }
+# Seconds that the load's program leaves out by itself, whatever it is asked.
+WARMUP_S: Mapping[str, float] = {"tcp": 0.0, "udp": 0.0, "request-response": 0.4}
 # The first ports of each are enough in a pod of the kit's own, where nothing else listens. More
 # than one, because a port whose last connections are still in TIME_WAIT may refuse a server.
 SERVICE_PORTS = 4

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfperf.histograms import FINE, quantile
-from ebpfperf.loads import PORTS
+from ebpfperf.loads import PORTS, WARMUP_S
 from ebpfperf.loads.reasons import Reason, sentence
 from ebpfperf.loads.serving import NOT_FOUND, Server, connected, missing, run_client, serving
 from ebpfperf.model import Direction, Fact, Flow, Reading, Status
@@ -39,7 +39,6 @@ RUN = "sockperf.run"
 _PACKAGE = "sockperf"
 _DEFAULT_BYTES, _SMALLEST_BYTES = 64, 14
 _TOOL_WAITS_S = 2.3
-_TOOL_WARMUP_S = 0.4
 _MAY_LACK = 0.9
 _GRACE_S = 15.0
 _LIMIT_BYTES = 64_000_000
@@ -162,7 +161,7 @@ class RequestResponse:
             return Reading(Status.FAILED, sentence(problem, detail), facts=facts)
         sent_s, received_s = rows[:, 1], rows[:, 2]
         # The first row already is 400 ms into the test.
-        begin_s = sent_s[0] + max(0.0, flow.omit_s - _TOOL_WARMUP_S)
+        begin_s = sent_s[0] + max(0.0, flow.omit_s - WARMUP_S[self.name])
         kept = (sent_s >= begin_s) & (sent_s < begin_s + flow.duration_s)
         sent_s, received_s = sent_s[kept], received_s[kept]
         covered_s = float(received_s[-1] - sent_s[0]) if len(sent_s) else 0.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebpfperf.loads import PORTS
+from ebpfperf.loads import PORTS, WARMUP_S
 from ebpfperf.model import Direction, Endpoint, Flow
 from ebpfperf.units import NS_PER_S
 
@@ -22,8 +22,9 @@ class Window:
     Attributes
     ----------
     opens
-        What the traffic begins with: ``connection`` (the flow's first TCP connection), ``traffic``
-        (its first datagrams) or ``now`` (when the probes are armed).
+        What the traffic begins with: ``connection`` (the flow's first TCP connection), ``data``
+        (its first segment received), ``traffic`` (its first datagrams) or ``now`` (when the probes
+        are armed).
     share
         Part of the time for which each probe that costs something is on, 0 to 1.
     """
@@ -45,9 +46,11 @@ class Window:
 
 def window(flow: Flow, *, share: float) -> Window:
     """The steady window of ``flow``: after its warm-up, for as long as it is measured."""
-    datagrams = flow.load == "request-response" and flow.transport == "udp"
-    opens = "traffic" if datagrams else "connection"
-    return Window(opens, flow.omit_s * NS_PER_S, flow.duration_s * NS_PER_S, share)
+    opens = "connection"
+    if flow.load == "request-response":
+        opens = "traffic" if flow.transport == "udp" else "data"
+    omit_s = max(float(flow.omit_s), WARMUP_S[flow.load])
+    return Window(opens, round(omit_s * NS_PER_S), flow.duration_s * NS_PER_S, share)
 
 
 def not_tcp(flow: Flow) -> str:
@@ -91,6 +94,7 @@ def end(flow: Flow, which: str, *, here: Endpoint, there: Endpoint) -> dict[str,
         "last_port": ports[-1],
         "server": which == SERVER,
         "sends": which in senders(flow),
+        "peer_sends": len(senders(flow)) == 2 or which not in senders(flow),
         # A bulk sender gets bare ACKs; data arrives on connections that it does not send on (its
         # control connection, the other direction), whose round trip is an old one. In an exchange
         # the ACK rides on the answer.

@@ -137,7 +137,7 @@ def test_the_filter_names_the_servers_port_from_both_sides() -> None:
         (flow("tcp", omit_s=3), "connection"),
         # iperf3 talks over TCP before it sends datagrams.
         (flow("udp", omit_s=3), "connection"),
-        (flow("request-response", omit_s=3), "connection"),
+        (flow("request-response", omit_s=3), "data"),
         (flow("request-response", omit_s=3, transport="udp"), "traffic"),
     ],
 )
@@ -145,3 +145,8 @@ def test_what_counts_is_the_measured_seconds(asked: Flow, opens: str) -> None:
     found = window(asked, share=0.25)
     assert (found.opens, found.share) == (opens, 0.25)
     assert (found.omit_ns, found.length_ns) == (3 * 10**9, asked.duration_s * 10**9)
+
+
+def test_what_the_load_itself_leaves_out_does_not_count() -> None:
+    found = window(flow("request-response", omit_s=0), share=0.25)
+    assert found.omit_ns == 400_000_000

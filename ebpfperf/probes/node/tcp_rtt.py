@@ -18,23 +18,11 @@ BPF_ARRAY(tcp_rtt_wants, struct tcp_rtt_want, ENDS);
 
 int tcp_rtt_segment(struct tracepoint__tcp__tcp_probe *args)
 {
-    /* saddr and daddr hold a struct sockaddr_in, or sockaddr_in6 with an IPv4-mapped address. */
-    u16 family = *(u16 *)&args->saddr[0];
-    u32 local = *(volatile u32 *)&args->saddr[4], remote = *(volatile u32 *)&args->daddr[4];
-    u32 prefix = *(volatile u32 *)&args->saddr[16];
-    u32 mapped = *(volatile u32 *)&args->saddr[20], far = *(volatile u32 *)&args->daddr[20];
-    if (family == 10 && prefix == bpf_htonl(0xffff)) {
-        local = mapped;
-        remote = far;
-    } else if (family != 2) {
-        return 0;
-    }
-    u16 local_port = args->sport, remote_port = args->dport;
-    u32 place = end_of(local, remote, local_port, remote_port);
+    u32 place = END_OF_SEGMENT(args);
     struct tcp_rtt_want *want = tcp_rtt_wants.lookup(&place);
     if (!want || !want->wanted)
         return 0;
-    if (!counting(bpf_ktime_get_ns())) {
+    if (!in_slice(bpf_ktime_get_ns())) {
         tally(TCP_RTT_ROW + ENDS + place, 1);
         return 0;
     }
