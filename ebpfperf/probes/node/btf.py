@@ -6,7 +6,7 @@ Format: Documentation/bpf/btf.rst. Only what is needed to find a member by name.
 import struct
 
 MAGIC = 0xEB9F
-STRUCT, UNION = 4, 5
+STRUCT, UNION, FUNC = 4, 5, 12
 # Bytes that follow the twelve of each kind; a pair: per member of the type as well.
 EXTRA = {1: 4, 3: 12, 14: 4, 17: 4}
 PER_MEMBER = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
@@ -24,6 +24,7 @@ class Btf:
         self._strings = header + strings
         self._places = [0]
         self._structs = {}
+        self._functions = {}
         place, end = header + types, header + types + length
         read = struct.Struct("=III").unpack_from
         while place < end:
@@ -31,6 +32,8 @@ class Btf:
             kind, members = info >> 24 & 0x1F, info & 0xFFFF
             if kind == STRUCT and name:
                 self._structs.setdefault(name, []).append(len(self._places))
+            elif kind == FUNC:
+                self._functions[name] = len(self._places)
             self._places.append(place)
             place += 12 + EXTRA.get(kind, 0) + PER_MEMBER.get(kind, 0) * members
         self._by_name = {self._string(name): ids[0] for name, ids in self._structs.items()}
@@ -46,6 +49,11 @@ class Btf:
             found += place[0]
             number = self._plain(place[1])
         return found
+
+    def function(self, name):
+        """Number of the type that is the function of that name; KeyError when unknown."""
+        place = self._data.find(b"\0" + name.encode() + b"\0", self._strings)
+        return self._functions[place + 1 - self._strings]
 
     def _string(self, offset):
         start = self._strings + offset

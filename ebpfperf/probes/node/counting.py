@@ -12,7 +12,8 @@ import struct
 
 ENDS = 2
 END_LAYOUT = "=IIHHII"  # struct flow_end
-MOMENT_LAYOUT = "=QQQQ"  # struct moment
+MOMENT_LAYOUT = "=QQQQQ"  # struct moment
+ALWAYS = (1 << 64) - 1
 ROW_SHIFT, TALLY = 9, 511
 ROW_LIMIT = 1024
 
@@ -24,7 +25,7 @@ struct flow_end {
     u32 server;                 /* 1: the server's port is the local one */
     u32 armed;
 };
-struct moment { u64 opened, omit, length, slice; };
+struct moment { u64 opened, omit, length, slice, until; };
 BPF_ARRAY(flow_ends, struct flow_end, ENDS);
 BPF_ARRAY(moments, struct moment, 1);
 BPF_TABLE("percpu_hash", u32, u64, cells, 16384);
@@ -76,6 +77,15 @@ static __always_inline int counting(u64 now)
     return m && m->opened && now - m->opened >= m->omit && now - m->opened - m->omit < m->length;
 }
 
+/* Whether it is also the turn of this hot probe. Its hooks are there for longer: they come and go
+   one after the other. */
+static __always_inline int in_slice(u64 now)
+{
+    u32 zero = 0;
+    struct moment *m = moments.lookup(&zero);
+    return m && now >= m->slice && now < m->until && counting(now);
+}
+
 /* When the probe's present slice of time began: what is older was begun before it was watched. */
 static __always_inline u64 slice_began(void)
 {
@@ -100,6 +110,37 @@ static __always_inline int end_of(u32 local, u32 remote, u16 local_port, u16 rem
     return -1;
 }
 
+/* Place of the flow's end that a tcp_probe event is seen at, or -1. saddr and daddr hold a struct
+   sockaddr_in, or a sockaddr_in6 with an IPv4-mapped address. volatile: merged loads would compute
+   an address from ctx, which the verifier refuses. */
+#define END_OF_SEGMENT(args) ({                                                         \
+    u16 family = *(u16 *)&(args)->saddr[0];                                             \
+    u32 local = *(volatile u32 *)&(args)->saddr[4];                                     \
+    u32 remote = *(volatile u32 *)&(args)->daddr[4];                                    \
+    u32 prefix = *(volatile u32 *)&(args)->saddr[16];                                   \
+    u32 mapped = *(volatile u32 *)&(args)->saddr[20];                                   \
+    u32 far = *(volatile u32 *)&(args)->daddr[20];                                      \
+    u16 local_port = (args)->sport, remote_port = (args)->dport;                        \
+    if (family == 10 && prefix == bpf_htonl(0xffff)) {                                  \
+        local = mapped;                                                                 \
+        remote = far;                                                                   \
+        family = 2;                                                                     \
+    }                                                                                   \
+    family == 2 ? end_of(local, remote, local_port, remote_port) : -1;                  \
+})
+
+/* The window opens with the first segment of the flow that is received. */
+int opening_data(struct tracepoint__tcp__tcp_probe *args)
+{
+    if (END_OF_SEGMENT(args) < 0)
+        return 0;
+    u32 zero = 0;
+    struct moment *m = moments.lookup(&zero);
+    if (m && !m->opened)
+        m->opened = bpf_ktime_get_ns();
+    return 0;
+}
+
 /* The window opens with the flow's first connection. */
 int opening_connection(struct tracepoint__sock__inet_sock_set_state *args)
 {
@@ -117,7 +158,11 @@ int opening_connection(struct tracepoint__sock__inet_sock_set_state *args)
     return 0;
 }
 """
-OPENING = ("tracepoint", "sock:inet_sock_set_state", "opening_connection")
+# What the window opens with -> the hook that sees it.
+OPENINGS = {
+    "connection": ("tracepoint", "sock:inet_sock_set_state", "opening_connection"),
+    "data": ("tracepoint", "tcp:tcp_probe", "opening_data"),
+}
 
 
 class Row:

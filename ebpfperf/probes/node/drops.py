@@ -12,8 +12,17 @@ NEEDED = ("skbaddr", "location", "protocol")
 # CONSUMED: delivered. QUEUE_PURGE, SOCKET_CLOSE: what nobody read goes with its socket or device.
 # UNIX_...: sockets of one machine, no packets.
 NO_LOSS = ("CONSUMED", "QUEUE_PURGE", "SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB")
-# Without a reason and without a network's protocol: netlink, Unix sockets, what was never sent.
+# The kernel's word for a place that gives no reason. It is no loss where a socket or queue goes with
+# what nobody read, nor without a network's protocol: netlink, Unix sockets, what was never sent.
 UNSAID = "NOT_SPECIFIED"
+GOING = (
+    "inet_sock_destruct",
+    "sk_stream_kill_queues",
+    "skb_queue_purge",
+    "skb_queue_purge_reason",
+    "udp_destruct_common",
+    "udp_destruct_sock",
+)
 PLACES = 1024
 
 SOURCE = r"""
@@ -145,14 +154,15 @@ class Probe(Base):
         """
         found = []
         for key, count in maps["drops_seen"].items():
-            reason = self.reason(key.reason)
+            reason, place = self.reason(key.reason), symbol(key.location)
+            gone = place in GOING or not key.protocol
             found.append(
                 {
                     "reason": reason,
-                    "place": symbol(key.location),
+                    "place": place,
                     "protocol": key.protocol,
                     "flow": bool(key.flow),
-                    "loss": not (reason in NO_LOSS or (reason == UNSAID and not key.protocol)),
+                    "loss": not (reason in NO_LOSS or (reason == UNSAID and gone)),
                     "count": count.value,
                 }
             )

@@ -154,6 +154,14 @@ class Ground:
 
     def offsets(self, *paths):
         """Byte offsets of members (``sk_buff.dev``) in the running kernel, by its BTF."""
+        types = self.types()
+        try:
+            return [types.offset(path) for path in paths]
+        except KeyError as error:
+            raise Unavailable("no_btf", "BTF does not know %s." % error.args[0]) from None
+
+    def types(self):
+        """The running kernel's types, without those of its modules; Unavailable without BTF."""
         from btf import Btf
 
         if self._btf is None:
@@ -163,10 +171,7 @@ class Ground:
             except OSError:
                 message = "This kernel does not describe its types (/sys/kernel/btf/vmlinux)."
                 raise Unavailable("no_btf", message) from None
-        try:
-            return [self._btf.offset(path) for path in paths]
-        except KeyError as error:
-            raise Unavailable("no_btf", "BTF does not know %s." % error.args[0]) from None
+        return self._btf
 
     def facts(self):
         """What was probed, as name -> words."""

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from counting import ENDS, MOMENT_LAYOUT, OPENING, SOURCE, pack_end, put, rows_of
+from counting import ALWAYS, ENDS, MOMENT_LAYOUT, OPENINGS, SOURCE, pack_end, put, rows_of
 from ground import Ground, Unavailable, say
 
 PERIOD_S, POLL_S = 1.0, 0.01
@@ -46,8 +46,13 @@ class Programs:
             flags += probe.flags
             row += probe.rows
         text = SOURCE + "\n".join(probe.source for probe in probes)
+
+        class Unattached(bcc.BPF):
+            def _trace_autoload(self):
+                """Attach nothing by the names of functions: ``link`` does it, when it is time."""
+
         try:
-            self.bpf = bcc.BPF(text=text, cflags=flags)
+            self.bpf = Unattached(text=text, cflags=flags)
         except Exception as error:  # bcc raises bare Exception for compile and load failures
             raise Unavailable("not_loaded", "BCC cannot compile the program: %s." % error) from None
 
@@ -82,11 +87,17 @@ class Programs:
             if handle < 0:
                 raise OSError("the kernel refuses to attach to it")
             return lambda: os.close(handle)
+        if kind in ("fentry", "fexit"):
+            program = self.bpf.load_func(function, self.bcc.BPF.TRACING)
+            handle = lib.bpf_attach_raw_tracepoint(program.fd, None)
+            if handle < 0:
+                raise OSError("the kernel refuses to attach to it")
+            return lambda: os.close(handle)
         if kind == "kprobe":
             self.bpf.attach_kprobe(event=event, fn_name=function)
-            return lambda: self.bpf.detach_kprobe(event=event, fn_name=function)
+            return lambda: self.bpf.detach_kprobe(event=event)
         self.bpf.attach_kretprobe(event=event, fn_name=function)
-        return lambda: self.bpf.detach_kretprobe(event=event, fn_name=function)
+        return lambda: self.bpf.detach_kretprobe(event=event)
 
     def detach(self, hooks):
         """Detach those of the hooks that are attached."""
@@ -118,7 +129,7 @@ class Programs:
 
 
 class Opening:
-    """When the window opens: with the flow's first connection, its first datagrams, or at once."""
+    """When the window opens: with a connection, received data, sent datagrams, or at once."""
 
     def __init__(self, programs, window, ends, since_ns):
         self.moments = programs.bpf["moments"] if programs else None
@@ -255,7 +266,7 @@ class Observer:
         self.since_ns = clock_ns()
         if self.programs:
             self.before = {p.name: self.programs.statistics(p.hooks) for p in used}
-        if hot or asked["window"]["opens"] == "traffic":
+        if hot or asked["window"]["opens"] in ("data", "traffic"):
             opening = Opening(self.programs, asked["window"], asked["ends"], self.since_ns)
             self.turns = threading.Thread(target=self.rotate, args=(hot, asked["window"], opening))
             self.turns.daemon = True
@@ -269,15 +280,18 @@ class Observer:
         for place in range(ENDS):
             put(bpf["flow_ends"], place, none)
         opened = clock_ns() if window["opens"] == "now" else 0
-        moment = struct.pack(MOMENT_LAYOUT, opened, window["omit_ns"], window["length_ns"], 0)
+        until = ALWAYS if window["share"] >= 1 else 0
+        omit, length = window["omit_ns"], window["length_ns"]
+        moment = struct.pack(MOMENT_LAYOUT, opened, omit, length, 0, until)
         put(bpf["moments"], 0, moment)
         bpf["cells"].clear()
         for place, end in enumerate(ends[:ENDS]):
             put(bpf["flow_ends"], place, pack_end(end))
-        if window["opens"] == "connection":
-            self.programs.attach([OPENING])
-        else:
-            self.programs.detach([OPENING])
+        for opens, hook in OPENINGS.items():
+            if opens == window["opens"]:
+                self.programs.attach([hook])
+            else:
+                self.programs.detach([hook])
 
     def look(self):
         """What each armed probe saw until now."""
@@ -302,7 +316,7 @@ class Observer:
         for probe in self.probes:
             self.detach(probe)
         if self.programs:
-            self.programs.detach([OPENING])
+            self.programs.detach(OPENINGS.values())
 
     def stop(self):
         """End the turns of the hot probes."""
@@ -327,6 +341,8 @@ class Observer:
     def rotate(self, hot, window, opening):
         """Give each hot probe its slice of every period of the window, one after the other."""
         opened = opening.wait(self.ending)
+        if opened and self.programs:
+            self.programs.detach([OPENINGS["data"]])  # it runs for every segment
         begin = opened + window["omit_ns"]
         end = begin + window["length_ns"]
         slice_s = window["share"] * PERIOD_S
@@ -341,22 +357,27 @@ class Observer:
 
     def turn(self, probe, slice_s, end):
         """One slice of one probe."""
-        began = clock_ns()
-        if self.programs:
-            moments = self.programs.bpf["moments"]
-            fields = moments[ctypes.c_int(0)]
-            fields.slice = began
-            moments[ctypes.c_int(0)] = fields
         try:
             self.attach(probe)
             began = clock_ns()
-            self.pause(min(end, began + int(slice_s * 1e9)))
+            until = min(end, began + int(slice_s * 1e9))
+            self.slice(began, until)
+            self.pause(until)
+            until = min(until, clock_ns())
+            self.slice(began, until)
         except Unavailable:
             return  # it attached when it was loaded; what it saw until now stands
         finally:
-            until = clock_ns()
             self.detach(probe)
-        self.watched_ns[probe.name] += max(0, min(until, end) - began)
+        self.watched_ns[probe.name] += max(0, until - began)
+
+    def slice(self, began, until):
+        """Say which time is the turn of the hot probe whose hooks are attached."""
+        if self.programs:
+            moments = self.programs.bpf["moments"]
+            fields = moments[ctypes.c_int(0)]
+            fields.slice, fields.until = began, until
+            moments[ctypes.c_int(0)] = fields
 
     def pause(self, until_ns):
         """Wait until then, or until the end is called for."""

@@ -60,7 +60,7 @@ int qdisc_dequeue(struct tracepoint__qdisc__qdisc_dequeue *args)
         struct qdisc_packet *entry = qdisc_packets.lookup(&packet);
         if (entry && entry->ifindex == args->ifindex && entry->place < QDISC_DEVICES) {
             u32 row = QDISC_ROW + entry->place;
-            if (counting(now)) {
+            if (in_slice(now)) {
                 if (entry->since >= slice_began())
                     observe(row, now - entry->since);
                 else

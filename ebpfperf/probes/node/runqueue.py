@@ -72,7 +72,7 @@ int runqueue_switch(struct tracepoint__sched__sched_switch *args)
         u64 began = since ? *since : 0;
         if (since)
             runqueue_since.delete(&pid);
-        if (!counting(now))
+        if (!in_slice(now))
             return 0;
         if (began && began >= slice_began())
             observe(RUNQUEUE_ROW, now - began);

@@ -41,7 +41,7 @@ int softirq_entry(SOFTIRQ_ARGUMENTS(softirq_entry))
     u64 now = bpf_ktime_get_ns(), raised = time->raised;
     time->raised = 0;
     time->entered = now;
-    if (!counting(now))
+    if (!in_slice(now))
         return 0;
     if (raised && raised >= slice_began())
         observe(SOFTIRQ_ROW + vector, now - raised);
@@ -58,7 +58,7 @@ int softirq_exit(SOFTIRQ_ARGUMENTS(softirq_exit))
         return 0;
     u64 now = bpf_ktime_get_ns(), entered = time->entered;
     time->entered = 0;
-    if (!entered || entered < slice_began() || !counting(now))
+    if (!entered || entered < slice_began() || !in_slice(now))
         return 0;
     observe(SOFTIRQ_ROW + SOFTIRQ_VECTORS + vector, now - entered);
     tally(SOFTIRQ_ROW + SOFTIRQ_VECTORS + vector, now - entered);
