@@ -12,6 +12,10 @@ from ebpfperf.model import Fact, HistogramBin, Reading, Status
 from ebpfperf.units import NS_PER_S
 
 
+class Unwatched(ValueError):
+    """No kernel watched the window, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one kernel saw.
@@ -78,18 +82,29 @@ def pack(skipped: str, found: Sequence[Mapping[str, Any]]) -> bytes:
     return json.dumps({"skipped": skipped, "kernels": list(found)}).encode()
 
 
-def read(name: str, raw: Mapping[str, bytes]) -> Answers:
-    """The answers in recorded bytes.
+def read(name: str, raw: Mapping[str, bytes], *, windowed: bool = True) -> Answers:
+    """The answers in recorded bytes; a kernel that did not watch the window is left out.
+
+    Nothing seen is zero only of somebody who looked: where the traffic's window never opened there
+    (its beginning was not seen), or no slice of time fell into it, that is the reason for no answer.
+
+    Parameters
+    ----------
+    windowed
+        False for a probe that counts from when it is armed.
 
     Raises
     ------
     KeyError, ValueError, TypeError, AttributeError
-        They are damaged; ``damaged`` makes a reading of it.
+        They are damaged, or no kernel watched; ``damaged`` makes a reading of it.
     """
     document = json.loads(raw[file(name)])
-    found = []
+    found, unwatched = [], []
     for kernel in document["kernels"]:
         seen = kernel["answer"]
+        if windowed and (why := _not_watched(seen)):
+            unwatched.append(f"{kernel['node']}: {why}")
+            continue
         program = seen.get("program", {})
         misses = program.get("recursion_misses")
         watched = seen.get("watched_ns")
@@ -102,14 +117,28 @@ def read(name: str, raw: Mapping[str, bytes]) -> Answers:
                 None if misses is None else int(misses),
             )
         )
+    if unwatched and not found:
+        raise Unwatched("; ".join(unwatched))
     return Answers(str(document["skipped"]), tuple(found))
+
+
+def _not_watched(seen: Mapping[str, Any]) -> str:
+    """Why an answer says nothing of the window; empty where it does."""
+    opened = seen.get("opened")
+    if opened is False:
+        return "the flow's traffic was not seen to begin"
+    if opened and seen.get("watched_ns") == 0:
+        return "the window was over before it was this probe's turn"
+    return ""
 
 
 DAMAGE = (KeyError, ValueError, TypeError, AttributeError, IndexError)
 
 
 def damaged(error: Exception) -> Reading:
-    """The reading of answers that cannot be read."""
+    """The reading of answers that cannot be read, or say nothing of the window."""
+    if isinstance(error, Unwatched):
+        return Reading(Status.FAILED, f"not_watched: {error}")
     return Reading(Status.FAILED, f"unreadable: The probe's answer is damaged. ({error!r})")
 
 

@@ -32,7 +32,7 @@ class TcpConnect:
         answer, until the reading) and ``connects_missed`` (not timed for want of room).
         """
         try:
-            found = answers.read(self.name, raw)
+            found = answers.read(self.name, raw, windowed=False)
             ends: dict[str, Mapping[str, Any]] = {
                 end: slot for answer in found.of for end, slot in answer.seen["ends"].items()
             }

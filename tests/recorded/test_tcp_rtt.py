@@ -28,6 +28,12 @@ def raw(case: str) -> dict[str, bytes]:
     return {RAW: (HERE / case / RAW).read_bytes()}
 
 
+def answered(answer: dict[str, Any]) -> dict[str, bytes]:
+    """The file of one kernel with that answer."""
+    kernel = {"node": "node-1", "ends": ["client"], "answer": answer}
+    return {RAW: json.dumps({"skipped": "", "kernels": [kernel]}).encode()}
+
+
 def ends_of(case: str) -> dict[str, Any]:
     """End → what the node script counted there."""
     kernels = json.loads(raw(case)[RAW])["kernels"]
@@ -84,11 +90,17 @@ def test_a_udp_flow_has_no_round_trips_rather_than_none_seen() -> None:
 
 def test_no_event_is_reported_as_zero() -> None:
     slot = {"events": 0, "outside": 7, "data": 0, "bins": []}
-    kernel = {"node": "node-1", "ends": ["client"], "answer": {"ends": {"client": slot}}}
-    answer = {"skipped": "", "kernels": [kernel]}
-    reading = PROBE.parse(flow(), {RAW: json.dumps(answer).encode()})
+    reading = PROBE.parse(flow(), answered({"ends": {"client": slot}, "program": {}}))
     assert reading.metrics == {"srtt_events": 0.0}
     assert reading.facts[0].value.startswith("UNKNOWN: ")
+
+
+@pytest.mark.parametrize("unwatched", [{"opened": False}, {"opened": True, "watched_ns": 0}])
+def test_who_did_not_watch_did_not_see_zero(unwatched: dict[str, Any]) -> None:
+    slot = {"events": 0, "outside": 7, "data": 0, "bins": []}
+    reading = PROBE.parse(flow(), answered({"ends": {"client": slot}, **unwatched}))
+    assert reading.status is Status.FAILED
+    assert reading.reason.startswith("not_watched: node-1: ")
 
 
 @pytest.mark.parametrize("found", [b"", b"{}", b"[]", b'{"ends": 3}', b"\xff", b"null"])

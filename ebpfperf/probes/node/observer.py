@@ -172,6 +172,7 @@ class Observer:
 
     def __init__(self):
         self.probes = []
+        self.used = []
         self.programs = None
         self.turns = None
         self.ending = threading.Event()
@@ -240,10 +241,7 @@ class Observer:
         """Forget what was counted and watch from now on; probe name -> why it cannot."""
         self.stop()
         refused = {}
-        used = []
-        for probe in self.probes:
-            if probe.name in asked["probes"]:
-                used.append(probe)
+        used = [probe for probe in self.probes if probe.name in asked["probes"]]
         unused = [probe for probe in self.probes if probe not in used]
         if self.programs:
             self.prepare(asked["ends"], asked["window"])
@@ -262,6 +260,7 @@ class Observer:
             except (Unavailable, OSError, KeyError, ValueError, struct.error) as failure:
                 self.detach(probe)
                 refused[probe.name] = refusal(failure)
+        self.used = [probe for probe in used if probe.name not in refused]
         self.watched_ns = {probe.name: 0 for probe in hot}
         self.since_ns = clock_ns()
         if self.programs:
@@ -297,7 +296,7 @@ class Observer:
         """What each armed probe saw until now."""
         rows = rows_of(self.programs.bpf) if self.programs else {}
         found = {}
-        for probe in self.probes:
+        for probe in self.used:
             first = self.programs.first_row.get(probe.name, 0) if self.programs else 0
             own = [rows.get(first + place) for place in range(probe.rows)]
             answer = probe.read(self.programs.bpf if self.programs else None, own)
@@ -305,6 +304,8 @@ class Observer:
                 now = self.programs.statistics(probe.hooks)
                 before = self.before.get(probe.name, {})
                 answer["program"] = {name: now[name] - before.get(name, 0) for name in now}
+            if self.programs:
+                answer["opened"] = bool(self.programs.bpf["moments"][ctypes.c_int(0)].opened)
             if probe.name in self.watched_ns:
                 answer["watched_ns"] = self.watched_ns[probe.name]
             found[probe.name] = answer
