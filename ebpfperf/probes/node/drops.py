@@ -12,8 +12,8 @@ NEEDED = ("skbaddr", "location", "protocol")
 # CONSUMED: delivered. QUEUE_PURGE, SOCKET_CLOSE: what nobody read goes with its socket or device.
 # UNIX_...: sockets of one machine, no packets.
 NO_LOSS = ("CONSUMED", "QUEUE_PURGE", "SOCKET_CLOSE", "UNIX_DISCONNECT", "UNIX_SKIP_OOB")
-# The kernel's word for a place that gives no reason. It is no loss where a socket or queue goes with
-# what nobody read, nor without a network's protocol: netlink, Unix sockets, what was never sent.
+# The kernel's word for a place that gives no reason. It is no loss where a socket or queue goes
+# with what nobody read, nor without a network's protocol: netlink, Unix sockets, what was not sent.
 UNSAID = "NOT_SPECIFIED"
 GOING = (
     "inet_sock_destruct",

@@ -1,0 +1,103 @@
+"""What the drops probe answered on a real kernel, read; and what damage does to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfperf.model import Flow, Reading, Status
+from ebpfperf.model import Path as FlowPath
+from ebpfperf.probes import probe
+from ebpfperf.probes.answers import file
+
+HERE = Path(__file__).parent / "drops"
+PROBE = probe("drops")
+RAW = file("drops")
+FLOW = Flow("f", FlowPath.POD_POD, "tcp")
+
+
+def raw(case: str) -> dict[str, bytes]:
+    return {RAW: (HERE / case / RAW).read_bytes()}
+
+
+def counted(case: str) -> list[dict[str, Any]]:
+    (kernel,) = json.loads(raw(case)[RAW])["kernels"]
+    return list(kernel["answer"]["drops"])
+
+
+def read(**changes: Any) -> Reading:
+    """The lossy answer with changes."""
+    document = json.loads(raw("lossy")[RAW])
+    document["kernels"][0]["answer"].update(changes)
+    return PROBE.parse(FLOW, {RAW: json.dumps(document).encode()})
+
+
+@pytest.mark.parametrize("case", ["forward", "lossy", "udp", "nothing"])
+def test_counts_add_up(case: str) -> None:
+    reading = PROBE.parse(FLOW, raw(case))
+    assert reading.status is Status.OK
+    lost = [drop for drop in counted(case) if drop["loss"]]
+    assert reading.metrics == {
+        "dropped_packets": sum(drop["count"] for drop in lost),
+        "flow_dropped_packets": sum(drop["count"] for drop in lost if drop["flow"]),
+    }
+    kinds = {"dropped": 0.0, "dropped_protocol": 0.0, "flow_dropped": 0.0, "freed": 0.0}
+    for sample in reading.samples:
+        assert (sample.source, sample.endpoint) == ("drops", "client+server")
+        kinds[sample.metric.partition(":")[0]] += sample.value
+    assert kinds["dropped"] == kinds["dropped_protocol"] == reading.metrics["dropped_packets"]
+    assert kinds["flow_dropped"] == reading.metrics["flow_dropped_packets"]
+    assert kinds["freed"] == sum(d["count"] for d in counted(case) if not d["loss"])
+
+
+def test_each_reason_and_place_is_a_sample() -> None:
+    found = {one.metric: one.value for one in PROBE.parse(FLOW, raw("lossy")).samples}
+    assert found["flow_dropped:NO_SOCKET@__udp4_lib_rcv"] == 97
+    # One of the flow and one of somebody else.
+    assert found["dropped:TCP_OLD_DATA@tcp_rcv_established"] == 10
+    assert found["flow_dropped:TCP_OLD_DATA@tcp_rcv_established"] == 9
+    assert found["freed:QUEUE_PURGE@sk_stream_kill_queues"] == 2
+    assert found["dropped_protocol:IPv6"] == 2
+
+
+def test_without_types_in_the_kernel_no_packet_is_said_to_be_the_flows() -> None:
+    assert set(read(of_flow=False).metrics) == {"dropped_packets"}
+
+
+def test_without_reasons_the_place_is_named() -> None:
+    drop = {"reason": "", "place": "0xffff", "protocol": 6, "flow": True, "loss": True, "count": 3}
+    found = {one.metric: one.value for one in read(drops=[drop]).samples}
+    assert found == {
+        "dropped:@0xffff": 3,
+        "flow_dropped:@0xffff": 3,
+        "dropped_protocol:0x0006": 3,
+    }
+
+
+def test_what_found_no_room_is_a_fact() -> None:
+    facts = {fact.name: fact.value for fact in read(missed=5).facts}
+    assert facts["drops_without_room"] == "5"
+    assert "drops_without_room" not in {fact.name for fact in read().facts}
+
+
+def test_every_flow_is_watched() -> None:
+    assert not PROBE.skip(FLOW)
+    assert not PROBE.skip(Flow("f", FlowPath.POD_POD, "udp"))
+
+
+@pytest.mark.parametrize(
+    "found", [b"", b"{}", b"[]", b'{"skipped": "", "kernels": [{}]}', b"\xff", b"null"]
+)
+def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
+    reading = PROBE.parse(FLOW, {RAW: found})
+    assert reading.status is Status.FAILED
+    assert reading.reason.startswith("unreadable: ")
+    assert PROBE.parse(FLOW, {}).status is Status.FAILED
+
+
+def test_a_count_that_is_no_number_has_a_reason() -> None:
+    (first, *others) = counted("lossy")
+    assert read(drops=[{**first, "count": "many"}, *others]).status is Status.FAILED
