@@ -162,6 +162,16 @@ CATALOGUE: tuple[Metric, ...] = (
         _KERNEL_PCT,
         ("request-response",),
     ),
+    Metric(
+        "connect_p50_ns",
+        "TCP connection set-up, median",
+        Better.LOWER,
+        "µs",
+        _US,
+        units.duration_ns,
+        _KERNEL_PCT,
+        ("tcp", "request-response"),
+    ),
     Metric("bpf_ns_per_run", "BPF program, one run", Better.LOWER, "ns", 1.0, units.duration_ns),
     Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )
