@@ -10,10 +10,15 @@ import os
 import platform
 import shutil
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from kernel import machine
+
+if TYPE_CHECKING:
+    from ebpfperf.report import Report
 
 TIERS = ("unit", "recorded", "lab", "kernel", "browser")
 HERE = Path(__file__).parent
@@ -55,6 +60,25 @@ def lacking(tier: str) -> str | None:
     if tier == "browser" and shutil.which("chromium") is None:
         return "missing: chromium (Debian package chromium)"
     return None
+
+
+@pytest.fixture(scope="session")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a campaign of made-up results. Leave it as it was."""
+    # Pandas and the like are for those who ask for them.
+    from synthetic import CAMPAIGN, write_store
+
+    path = tmp_path_factory.mktemp("runs") / "synthetic"
+    write_store(path, replace(CAMPAIGN, probes_off=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def reports(campaign: Path) -> tuple[Report, ...]:
+    """Every report on that campaign, in its own ``reports``: for who reads and who looks."""
+    from ebpfperf import report
+
+    return report.render_all(campaign)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

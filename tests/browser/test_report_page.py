@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from synthetic import write_store
 
-from ebpfperf import report
+from ebpfperf.report import Report
 
 pytestmark = pytest.mark.browser
 
@@ -21,13 +20,10 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(reports: tuple[Report, ...]) -> Path:
     """The directory of the reports of a made-up campaign."""
-    path = tmp_path_factory.mktemp("runs") / "synthetic"
-    write_store(path)
-    rendered = report.render_all(path)
-    assert [one.error for one in rendered] == ["", "", ""]
-    return path / "reports"
+    assert [one.error for one in reports] == ["", "", ""]
+    return reports[0].html.parent
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +59,8 @@ NAMES = ("index", "overlay-comparison", "felix-flags", "capacity-planning")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_page_opens_offline_and_requests_nothing(
-    browser: Browser, reports: Path, name: str
-) -> None:
-    path = reports / f"{name}.html"
+def test_page_opens_offline_and_requests_nothing(browser: Browser, pages: Path, name: str) -> None:
+    path = pages / f"{name}.html"
     watched = Watched(browser, path)
     page = watched.page
     assert [url for url in watched.requests if not url.startswith("data:")] == [path.as_uri()]
@@ -88,19 +82,17 @@ def test_page_opens_offline_and_requests_nothing(
 
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_sticks_out_sideways(
-    browser: Browser, reports: Path, name: str, width: int
-) -> None:
-    watched = Watched(browser, reports / f"{name}.html", viewport={"width": width, "height": 900})
+def test_nothing_sticks_out_sideways(browser: Browser, pages: Path, name: str, width: int) -> None:
+    watched = Watched(browser, pages / f"{name}.html", viewport={"width": width, "height": 900})
     wider = watched.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert wider <= 0
     watched.context.close()
 
 
 def test_contents_lead_down_the_page_and_the_keyboard_reaches_them(
-    browser: Browser, reports: Path
+    browser: Browser, pages: Path
 ) -> None:
-    watched = Watched(browser, reports / "overlay-comparison.html", reduced_motion="reduce")
+    watched = Watched(browser, pages / "overlay-comparison.html", reduced_motion="reduce")
     page = watched.page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -114,8 +106,8 @@ def test_contents_lead_down_the_page_and_the_keyboard_reaches_them(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_contrasts_in_both_schemes(browser: Browser, reports: Path, scheme: str) -> None:
-    watched = Watched(browser, reports / "overlay-comparison.html", color_scheme=scheme)
+def test_text_contrasts_in_both_schemes(browser: Browser, pages: Path, scheme: str) -> None:
+    watched = Watched(browser, pages / "overlay-comparison.html", color_scheme=scheme)
     ratios = watched.page.evaluate(
         """() => {
           const light = colour => {
@@ -143,8 +135,8 @@ def test_text_contrasts_in_both_schemes(browser: Browser, reports: Path, scheme:
     watched.context.close()
 
 
-def test_the_table_of_a_figure_opens(browser: Browser, reports: Path) -> None:
-    watched = Watched(browser, reports / "overlay-comparison.html")
+def test_the_table_of_a_figure_opens(browser: Browser, pages: Path) -> None:
+    watched = Watched(browser, pages / "overlay-comparison.html")
     figure = watched.page.locator("figure").first
     assert not figure.locator("table").is_visible()
     figure.locator("summary").click()

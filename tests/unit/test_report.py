@@ -8,29 +8,14 @@ import os
 import re
 import shutil
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from synthetic import CAMPAIGN, write_store
 
 from ebpfperf import report, templates
 from ebpfperf.errors import InputError, ParameterError, ReportError
-
-
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign of made-up results with its reports."""
-    path = tmp_path_factory.mktemp("runs") / "synthetic"
-    write_store(path, replace(CAMPAIGN, probes_off=True))
-    return path
-
-
-@pytest.fixture(scope="module")
-def reports(campaign: Path) -> tuple[report.Report, ...]:
-    return report.render_all(campaign)
 
 
 def small(path: Path, *lines: str) -> Path:
