@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.namespaces import LIMIT_S, eventually, pause, socket_in
+from lab.namespaces import LIMIT_S, eventually, pause, restart_after, socket_in
 
 from ebpfperf.kube import Kube
 from ebpfperf.lab import lifecycle
@@ -55,6 +55,8 @@ class Cluster:
             "HOME": str(home),
             "KUBECONFIG": str(lab.kubeconfig),
         }
+        with contextlib.closing(Kube.connect(str(lab.kubeconfig))) as kube:
+            restart_after(kube, lab)
 
     def kubectl(self, *argv: str, document: Any = None) -> subprocess.CompletedProcess[str]:
         assert KUBECTL is not None
