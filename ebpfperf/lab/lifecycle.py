@@ -23,9 +23,10 @@ from ebpfperf.lab.nodes import marked_environment
 from ebpfperf.lab.running import Lab, find
 from ebpfperf.lab.state import Shape
 
-_UP_S = 60.0
+# Seconds on a machine of its own; minutes on one that is emulated and has to share.
+_UP_S = 240.0
 _DOWN_S = 15.0
-_LOCK_S = 90.0
+_LOCK_S = 300.0
 
 
 def up(shape: Shape) -> tuple[Lab, bool]:

@@ -56,7 +56,7 @@ ip link set lo up
 echo ready
 exec sleep infinity >/dev/null 2>&1
 """
-_COMMAND_S = 30.0
+_COMMAND_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)

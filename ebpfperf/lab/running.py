@@ -16,7 +16,7 @@ from ebpfperf.lab.files import write_private
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.state import Shape
 
-ANSWER_S = 3.0
+ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

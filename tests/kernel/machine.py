@@ -16,6 +16,7 @@ from pathlib import Path
 
 BOOT = Path("/boot")
 _STOCK = re.compile(r"vmlinuz-(6\.1\.0-(\d+)-amd64)")
+PROJECT = Path(__file__).parents[2]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Command that is needed → Debian package that has it.
 _COMMANDS = {
@@ -24,6 +25,10 @@ _COMMANDS = {
     "clang": "clang",
     "bpftool": "bpftool",
 }
+# Emulated, a clock other than the processor's own costs more than what it times.
+_KERNEL = "tsc=reliable clocksource=tsc mitigations=off no5lvl"
+PREPARE = Path(__file__).with_name("prepare.sh")
+_ONCE_MORE = "/mnt"
 
 
 def stock_image(boot: Path = BOOT) -> Path | None:
@@ -55,19 +60,29 @@ def lacking() -> str | None:
     return None
 
 
-def boot(image: Path, argv: Sequence[str], *, shared: Path, limit_s: int) -> str:
+def boot(
+    image: Path, argv: Sequence[str], *, shared: Path, limit_s: int, writable: bool = False
+) -> str:
     """What ``argv`` prints, run as root on that kernel, which sees ``shared`` under its own path.
 
     Also what was printed until then when it does not end in time. All is ended on return.
+
+    Parameters
+    ----------
+    writable
+        Whether the machine may write to ``shared``; it can write nowhere else of this one's files.
     """
     with tempfile.TemporaryDirectory() as own:
         # That /dev/kvm can be opened does not mean that a machine comes up with it.
-        how = ["--disable-kvm", "--cpus", "2", "--memory", "1G", "--user", "root"]
+        how = ["--disable-kvm", "--cpus", "2", "--memory", "3G", "--user", "root"]
+        how += ["--append", _KERNEL, f"--rodir={_ONCE_MORE}=/"]
+        how.append(f"--rwdir={shared}" if writable else f"--rodir={shared}")
+        command = ["sh", str(PREPARE), _ONCE_MORE, str(PROJECT), *argv]
         machine = subprocess.Popen(
             [
                 # Ends the whole group in time, even where this process does not live to see it.
                 *("timeout", "--signal=KILL", str(limit_s)),
-                *(str(_vng()), "--run", str(image), *how, f"--rodir={shared}", "--", *argv),
+                *(str(_vng()), "--run", str(image), *how, "--", *command),
             ],
             cwd="/",
             env={"PATH": f"{_vng().parent}:{_PATH}", "HOME": own, "TMPDIR": own},
