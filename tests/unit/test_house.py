@@ -33,12 +33,13 @@ MEASURE = {
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
+    "looking",
 }  # fmt: skip
 ANALYSE = {
     "stats", "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
-    "findings", "report", "page", "export", "templates", "headroom_chart",
+    "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
 }  # fmt: skip
-TOP = {"__init__", "cli", "commands", "printing", "lab"}
+TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
 
 NEVER_IN_MEASURE = {"matplotlib", "papermill", "scipy", "nbconvert"}
 NEVER_IN_ANALYSE = {"paramiko", "pyroute2", "lightkube"}
