@@ -23,11 +23,14 @@ from ebpfperf.errors import (
     ProbeError,
     SettleError,
 )
+from ebpfperf.looking import EVERY_S, Looks, OnLook
 from ebpfperf.model import ALWAYS_ON, Campaign, ClusterRef, Reading, Status, Trial, TrialResult
 from ebpfperf.store import Store
 from ebpfperf.watching import Watch
 
 Connect = Callable[[ClusterRef, Path], Cluster]
+
+NOBODY_LOOKS = Looks()
 
 
 def connect(ref: ClusterRef, journal: Path) -> Cluster:
@@ -49,12 +52,20 @@ def run(
     connect: Connect = connect,
     stop: Callable[[], bool] = lambda: False,
     on_start: Callable[[Trial], None] = lambda trial: None,
+    on_look: OnLook | None = None,
+    look_every_s: float = EVERY_S,
 ) -> Iterator[TrialResult]:
     """Each trial's result, in order, once it is on disk; trials that have a record are skipped.
 
     The cluster is put back when the iteration ends, however it ends: exhausted, closed early, by
     ``stop`` (asked before each trial), an error or Ctrl-C. A trial that fails is a result with
     status ``failed`` and its reason, and the campaign goes on.
+
+    Parameters
+    ----------
+    on_look
+        Told, in a thread of its own, what the probes of the trial in hand see while its traffic
+        runs. The nodes feel each look: the trial has the fact ``live_view``.
 
     Raises
     ------
@@ -76,11 +87,12 @@ def run(
             with Watch(names, cluster.nodes) as watch:
                 store.add_facts(watch.facts)
                 stage = Stage(cluster, store.campaign)
+                looks = Looks(on_look, every_s=look_every_s)
                 for trial in trials:
                     if stop():
                         return
                     on_start(trial)
-                    result = execute(trial, stage, watch)
+                    result = execute(trial, stage, watch, looks=looks)
                     store.append(result)
                     yield result
 
@@ -105,7 +117,9 @@ class Stage:
             raise
 
 
-def execute(trial: Trial, stage: Stage, watch: Watch) -> TrialResult:
+def execute(
+    trial: Trial, stage: Stage, watch: Watch, *, looks: Looks = NOBODY_LOOKS
+) -> TrialResult:
     """One trial: settle, arm, drive, collect, read. A failure is a result, not an exception."""
     start = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     begun = time.monotonic()
@@ -114,21 +128,26 @@ def execute(trial: Trial, stage: Stage, watch: Watch) -> TrialResult:
         watch.renew(stage.cluster)
         settled = stage.settle(trial)
         begun = time.monotonic()
-        return _drive(blank, settled, stage.cluster, watch, begun)
+        return _drive(blank, settled, stage.cluster, watch, looks, begun)
     except (NodeError, LoadError, SettleError, KubeError) as error:
         reason = f"{code(error)}: {error}"
         return replace(blank, reason=reason, duration_s=time.monotonic() - begun)
 
 
 def _drive(
-    blank: TrialResult, settled: Settled, cluster: Cluster, watch: Watch, begun: float
+    blank: TrialResult,
+    settled: Settled,
+    cluster: Cluster,
+    watch: Watch,
+    looks: Looks,
+    begun: float,
 ) -> TrialResult:
     trial = blank.trial
     load = loads.load(trial.flow.load)
     client = settled.endpoints[trial.flow.path, "client"]
     server = settled.endpoints[trial.flow.path, "server"]
     raw: dict[str, bytes] = dict(settled.raw) if settled.changed else {}
-    with watch.armed(trial, client, server) as seen:
+    with watch.armed(trial, client, server) as seen, looks.during(trial, watch.look) as looked:
         output = load.drive(trial.flow, client, server, cluster.nodes)
     raw |= output | seen.raw
     readings: Mapping[str, Reading] = {"load": load.parse(trial.flow, output), **seen.read(trial)}
@@ -146,8 +165,12 @@ def _drive(
         metrics=metrics,
         samples=tuple(s for reading in readings.values() for s in reading.samples),
         histograms=tuple(h for reading in readings.values() for h in reading.histograms),
-        facts=(*settled.facts, *(f for reading in readings.values() for f in reading.facts)),
-        warnings=seen.warnings,
+        facts=(
+            *settled.facts,
+            *looked.facts,
+            *(f for reading in readings.values() for f in reading.facts),
+        ),
+        warnings=(*seen.warnings, *looked.warnings),
         raw=raw,
     )
 

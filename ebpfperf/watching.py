@@ -83,7 +83,9 @@ class Watch:
         self._observers = Observers(map(probes.probe, self._names), share=share)
         # Probe → why it runs nowhere.
         self._refused: dict[str, str] = {}
+        # The trial in hand: its flow, and whether probes and counters watch it.
         self._flow: Flow | None = None
+        self._live = self._counted = False
         self.facts: tuple[Fact, ...] = ()
 
     def __enter__(self) -> Self:
@@ -137,7 +139,7 @@ class Watch:
         except (ProbeError, NodeError) as error:
             seen.warn(COUNTERS, error)
             counted = False
-        self._flow = trial.flow if live else None
+        self._flow, self._live, self._counted = trial.flow, bool(live), counted
         try:
             yield seen
         finally:
@@ -163,8 +165,13 @@ class Watch:
         flow = self._flow
         if flow is None:
             return {}
-        seen = self._observers.collect(last=False)
-        return {name: probes.probe(name).parse(flow, files) for name, files in seen.items()}
+        readings = {}
+        if self._live:
+            for name, files in self._observers.collect(last=False).items():
+                readings[name] = probes.probe(name).parse(flow, files)
+        if self._counted:
+            readings[COUNTERS] = self._counters.parse(flow, self._counters.collect())
+        return readings
 
     def _attach(self) -> None:
         self.facts += self._counters.attach(self._nodes)
