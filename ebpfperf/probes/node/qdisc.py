@@ -7,11 +7,12 @@ import struct
 from ground import Probe as Base
 from ground import Unavailable, inside
 
-ENQUEUE, DEQUEUE = "qdisc:qdisc_enqueue", "qdisc:qdisc_dequeue"
+EVENTS = ("qdisc_enqueue", "qdisc_dequeue")
 DEVICES = 32
 BURST = 16
 MEMBERS = (
     ("DEV", "netdev_queue.dev"),
+    ("IFINDEX", "net_device.ifindex"),
     ("NET", "net_device.nd_net"),
     ("INUM", "net.ns.inum"),
     ("NEXT", "sk_buff.next"),
@@ -22,43 +23,58 @@ TC_H_ROOT, TCA_KIND = 0xFFFFFFFF, 1
 
 SOURCE = r"""
 struct qdisc_device { u32 netns, ifindex; };
-struct qdisc_packet { u64 since; u32 ifindex, place; };
+struct qdisc_packet { u64 since; struct qdisc_device device; u32 place; };
 BPF_HASH(qdisc_devices, struct qdisc_device, u32, QDISC_DEVICES);
 /* Packets that a discipline dropped never leave: the oldest make room. */
 BPF_TABLE("lru_hash", u64, struct qdisc_packet, qdisc_packets, 16384);
 
+#ifdef QDISC_RAW
 static __always_inline u64 qdisc_word(u64 address)
 {
     u64 word = 0;
     bpf_probe_read_kernel(&word, sizeof(word), (void *)address);
     return word;
 }
-
-int qdisc_enqueue(struct tracepoint__qdisc__qdisc_enqueue *args)
-{
-    struct qdisc_device device = { .netns = 0, .ifindex = args->ifindex };
-#ifdef QDISC_DEV
-    u64 dev = qdisc_word((u64)args->txq + QDISC_DEV);
-    u64 net = qdisc_word(dev + QDISC_NET);
-    device.netns = (u32)qdisc_word(net + QDISC_INUM);
+#define QDISC_ARGUMENTS(event) struct bpf_raw_tracepoint_args *args
+#define QDISC_DEVICE(device) ({                                                 \
+    u64 dev = qdisc_word(args->args[1] + QDISC_DEV);                            \
+    device.ifindex = (u32)qdisc_word(dev + QDISC_IFINDEX);                      \
+    device.netns = (u32)qdisc_word(qdisc_word(dev + QDISC_NET) + QDISC_INUM);   \
+})
+#define QDISC_ENQUEUED (args->args[2])
+#define QDISC_DEQUEUED (args->args[3])
+#define QDISC_FOLLOWING(packet) qdisc_word(packet + QDISC_NEXT)
+#else
+#define QDISC_ARGUMENTS(event) struct tracepoint__qdisc__##event *args
+#define QDISC_DEVICE(device) (device.ifindex = args->ifindex)
+#define QDISC_ENQUEUED ((u64)args->skbaddr)
+#define QDISC_DEQUEUED ((u64)args->skbaddr)
+#define QDISC_FOLLOWING(packet) 0
 #endif
+
+int qdisc_enqueue(QDISC_ARGUMENTS(qdisc_enqueue))
+{
+    struct qdisc_device device = {};
+    QDISC_DEVICE(device);
     u32 *place = qdisc_devices.lookup(&device);
-    u64 packet = (u64)args->skbaddr;
+    u64 packet = QDISC_ENQUEUED;
     if (!place)
         return 0;
-    struct qdisc_packet entry = {
-        .since = bpf_ktime_get_ns(), .ifindex = device.ifindex, .place = *place
-    };
+    struct qdisc_packet entry = { .since = bpf_ktime_get_ns(), .device = device, .place = *place };
     qdisc_packets.update(&packet, &entry);
     return 0;
 }
 
-int qdisc_dequeue(struct tracepoint__qdisc__qdisc_dequeue *args)
+int qdisc_dequeue(QDISC_ARGUMENTS(qdisc_dequeue))
 {
-    u64 now = bpf_ktime_get_ns(), packet = (u64)args->skbaddr;
+    struct qdisc_device device = {};
+    u64 now = bpf_ktime_get_ns(), packet = QDISC_DEQUEUED;
+    QDISC_DEVICE(device);
+    /* A driver may take several at once: they hang on the first. */
     for (int number = 0; number < QDISC_BURST && packet; number++) {
         struct qdisc_packet *entry = qdisc_packets.lookup(&packet);
-        if (entry && entry->ifindex == args->ifindex && entry->place < QDISC_DEVICES) {
+        if (entry && entry->device.ifindex == device.ifindex
+            && entry->device.netns == device.netns && entry->place < QDISC_DEVICES) {
             u32 row = QDISC_ROW + entry->place;
             if (in_slice(now)) {
                 if (entry->since >= slice_began())
@@ -68,11 +84,7 @@ int qdisc_dequeue(struct tracepoint__qdisc__qdisc_dequeue *args)
             }
             qdisc_packets.delete(&packet);
         }
-#ifdef QDISC_NEXT
-        packet = qdisc_word(packet + QDISC_NEXT);
-#else
-        packet = 0;
-#endif
+        packet = QDISC_FOLLOWING(packet);
     }
     return 0;
 }
@@ -84,33 +96,30 @@ class Probe(Base):
 
     name = "qdisc"
     source = SOURCE
-    hooks = (
-        ("tracepoint", ENQUEUE, "qdisc_enqueue"),
-        ("tracepoint", DEQUEUE, "qdisc_dequeue"),
-    )
     rows = DEVICES
     hot = True
 
     def __init__(self, ground, options):
-        ground.fields(ENQUEUE, ("txq", "skbaddr", "ifindex"))
-        ground.fields(DEQUEUE, ("skbaddr", "ifindex"))
+        ground.fields("qdisc:qdisc_enqueue", ("skbaddr", "ifindex"))
+        ground.fields("qdisc:qdisc_dequeue", ("skbaddr", "ifindex"))
         self.flags = ["-DQDISC_DEVICES=%d" % DEVICES, "-DQDISC_BURST=%d" % BURST]
-        self.variant = "tracepoints %s, qdisc_dequeue, and the kernel's BTF" % ENQUEUE
-        try:
-            if not options.get("btf", True):
-                raise Unavailable("no_btf", "BTF is not wanted.")
-            self.flags += [
-                "-DQDISC_%s=%d" % (name, ground.offsets(member)[0]) for name, member in MEMBERS
-            ]
-            self.by_netns = True
-        except Unavailable:
-            self.variant = "tracepoints %s, qdisc_dequeue" % ENQUEUE
-            self.by_netns = False
+        self.raw = options.get("raw", True)
+        if self.raw:
+            try:
+                offsets = [(name, ground.offsets(member)[0]) for name, member in MEMBERS]
+                self.flags += ["-DQDISC_RAW"] + ["-DQDISC_%s=%d" % pair for pair in offsets]
+            except Unavailable:
+                self.raw = False
+        self.hooks = tuple(
+            ("raw", event, event) if self.raw else ("tracepoint", "qdisc:" + event, event)
+            for event in EVENTS
+        )
         self.watched = []
 
     def facts(self):
-        """Which tracepoints it reads, and whether it tells equal device numbers apart."""
-        return {"variant": self.variant}
+        """Which tracepoints it reads: the raw ones tell equal device numbers apart."""
+        kind = "raw tracepoints, by BTF" if self.raw else "classic tracepoints"
+        return {"variant": "%s: qdisc:qdisc_enqueue, qdisc_dequeue" % kind}
 
     def arm(self, maps, ends):
         """Look which devices of the ends' nodes and pods have a queue, and watch those."""
@@ -119,7 +128,7 @@ class Probe(Base):
         self.watched = queues(ends)[:DEVICES]
         table = maps["qdisc_devices"]
         for place, queue in enumerate(self.watched):
-            netns = queue["netns"] if self.by_netns else 0
+            netns = queue["netns"] if self.raw else 0
             table[table.Key(netns, queue["ifindex"])] = table.Leaf(place)
 
     def read(self, maps, rows):
