@@ -23,8 +23,9 @@ class Interruption:
         Number of the signal that asked last; 0 when none did.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], *, key: str) -> None:
         self._say = say
+        self._key = key
         self.signal = 0
         self._aborted = False
 
@@ -43,7 +44,7 @@ class Interruption:
         if self._aborted:
             self._say("Putting the cluster back; please wait.")
         elif first and number == signal.SIGINT:
-            self._say("Stopping after the trial in hand; Ctrl-C again stops it at once.")
+            self._say(f"Stopping after the trial in hand; {self._key} again stops it at once.")
         else:
             self._aborted = True
             self._say("Stopping now, and putting the cluster back.")
@@ -51,14 +52,16 @@ class Interruption:
 
 
 @contextmanager
-def interruption(say: Callable[[str], None]) -> Iterator[Interruption]:
+def interruption(say: Callable[[str], None], *, key: str = "Ctrl-C") -> Iterator[Interruption]:
     """Signals caught inside the block; ``say`` tells the reader what they did.
+
+    ``key`` is what the reader presses.
 
     SIGINT asks to stop after the trial in hand. A second one, SIGTERM or SIGHUP raise
     KeyboardInterrupt, once: what unwinds then is not interrupted again. Outside the main thread,
     where Python delivers no signals, nothing is caught.
     """
-    asked = Interruption(say)
+    asked = Interruption(say, key=key)
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

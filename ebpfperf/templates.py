@@ -46,9 +46,8 @@ def notebooks_dir() -> Path:
 
 
 def reports() -> tuple[Path, ...]:
-    """The templates that are reports, in order; the start page (number 00) is not one."""
-    found = sorted(notebooks_dir().glob("[0-9][0-9]-*.ipynb"))
-    return tuple(path for path in found if not path.name.startswith("00-"))
+    """The templates that are reports, in order; what is numbered below 10 is to be worked in."""
+    return tuple(sorted(notebooks_dir().glob("[1-9][0-9]-*.ipynb")))
 
 
 def name_of(template: Path) -> str:
