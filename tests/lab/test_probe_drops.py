@@ -210,21 +210,27 @@ def test_what_nobody_read_is_no_loss(pods: TwoPods, probe: Watched) -> None:
 
 def test_only_the_window_counts(pods: TwoPods) -> None:
     """It opens with the flow's first connection, and is no slice: the probe is on all the time."""
-    with watched(pods, "drops", whole=False, share=0.04) as made:
-        made.arm(UDP)
-        send(pods, 5, PORT)
-        with socket_in(pods.holders()[1], socket.AF_INET, socket.SOCK_STREAM) as listener:
+
+    def connect_and_send(number: int) -> tuple[dict[str, Any], Reading]:
+        client, server = pods.holders()
+        with (
+            socket_in(server, socket.AF_INET, socket.SOCK_STREAM) as listener,
+            socket_in(client, socket.AF_INET, socket.SOCK_STREAM) as one,
+        ):
             listener.bind((pods.server.address, PORT))
             listener.listen()
-            with socket_in(pods.holders()[0], socket.AF_INET, socket.SOCK_STREAM) as one:
-                one.connect((pods.server.address, PORT))
-                send(pods, 7, PORT)
-                answer, reading = made.collect()
+            one.connect((pods.server.address, PORT))
+            send(pods, number, PORT)
+            return made.collect()
+
+    with watched(pods, "drops", whole=False, share=0.04) as made:
+        made.arm(flow("udp", rate_bits_per_s=1e6, duration_s=60))
+        send(pods, 5, PORT)
+        answer, reading = connect_and_send(7)
         assert_all(answer, reading, "NO_SOCKET", 7)
         assert "drops_watched_s" not in {fact.name for fact in reading.facts}
         assert fact(reading, "drops_lost_events") == str(lost(answer))
         made.arm(flow("udp", rate_bits_per_s=1e6, omit_s=3600))
-        send(pods, 5, PORT)
-        answer, reading = made.collect()
+        answer, reading = connect_and_send(11)
     assert answer["drops"] == []
     assert reading.metrics == {"dropped_packets": 0.0, "flow_dropped_packets": 0.0}

@@ -54,13 +54,24 @@ def test_counts_add_up(case: str) -> None:
 
 
 def test_each_reason_and_place_is_a_sample() -> None:
+    expected: dict[str, float] = {}
+    for drop in counted("lossy"):
+        where = f"{drop['reason']}@{drop['place']}"
+        kinds = [f"dropped:{where}"] if drop["loss"] else [f"freed:{where}"]
+        kinds += [f"flow_dropped:{where}"] if drop["loss"] and drop["flow"] else []
+        for kind in kinds:
+            expected[kind] = expected.get(kind, 0) + drop["count"]
     found = {one.metric: one.value for one in PROBE.parse(FLOW, raw("lossy")).samples}
+    protocols = {name for name in found if name.startswith("dropped_protocol:")}
+    assert {name: found[name] for name in set(found) - protocols} == expected
+    assert protocols == {"dropped_protocol:IPv4", "dropped_protocol:IPv6"}
     assert found["flow_dropped:NO_SOCKET@__udp4_lib_rcv"] == 97
-    # One of the flow and one of somebody else.
-    assert found["dropped:TCP_OLD_DATA@tcp_rcv_established"] == 10
-    assert found["flow_dropped:TCP_OLD_DATA@tcp_rcv_established"] == 9
-    assert found["freed:QUEUE_PURGE@sk_stream_kill_queues"] == 2
-    assert found["dropped_protocol:IPv6"] == 2
+
+
+def test_without_a_window_there_is_no_number() -> None:
+    reading = PROBE.parse(FLOW, raw("unseen"))
+    assert (reading.status, reading.metrics) == (Status.FAILED, {})
+    assert reading.reason.startswith("not_watched: ")
 
 
 def test_without_types_in_the_kernel_no_packet_is_said_to_be_the_flows() -> None:

@@ -59,6 +59,12 @@ def test_none_is_zero() -> None:
     assert (reading.metrics, reading.samples) == ({"retransmitted_segments": 0.0}, ())
 
 
+def test_without_a_window_there_is_no_number() -> None:
+    reading = PROBE.parse(FLOW, raw("unseen"))
+    assert (reading.status, reading.metrics) == (Status.FAILED, {})
+    assert reading.reason.startswith("not_watched: ")
+
+
 def test_a_udp_flow_has_no_segments_rather_than_none_seen() -> None:
     reading = PROBE.parse(FLOW, raw("udp"))
     assert reading.metrics == {}

@@ -4,6 +4,8 @@ Buffers that were delivered are freed at another tracepoint. What comes by here 
 no loss is set apart: see ``NO_LOSS``.
 """
 
+import bisect
+
 from ground import Probe as Base
 from ground import Unavailable
 
@@ -124,6 +126,7 @@ class Probe(Base):
         if "reason" in fields:
             places["REASON"] = fields["reason"][1]
             self.reasons = ground.symbols(EVENT, "reason")
+        self.symbols = {}
         self.flow = ""
         try:
             names = ("sk_buff.head", "sk_buff.network_header")
@@ -145,7 +148,7 @@ class Probe(Base):
     def arm(self, maps, ends):
         """Forget what was dropped."""
         maps["drops_seen"].clear()
-        symbol(0)  # BCC reads all symbols at the first: a tenth of a second, not in the traffic
+        self.symbols = {}
 
     def read(self, maps, rows):
         """Counts by reason, function and protocol, what is no loss apart, and those without room.
@@ -153,8 +156,10 @@ class Probe(Base):
         ``reason`` is empty where the kernel gives none.
         """
         found = []
-        for key, count in maps["drops_seen"].items():
-            reason, place = self.reason(key.reason), symbol(key.location)
+        seen = maps["drops_seen"].items()
+        places = self.places({key.location for key, _ in seen})
+        for key, count in seen:
+            reason, place = self.reason(key.reason), places[key.location]
             gone = place in GOING or not key.protocol
             found.append(
                 {
@@ -175,10 +180,29 @@ class Probe(Base):
             return ""
         return self.reasons.get(number, "REASON_%#x" % number)
 
+    def places(self, addresses):
+        """Address -> function, those known since ``arm`` remembered: modules come and go."""
+        new = addresses - set(self.symbols)
+        if new:
+            self.symbols.update(functions(new))
+        return self.symbols
 
-def symbol(address):
-    """The kernel function at an address, or the address in hexadecimal where that is hidden."""
-    import bcc
 
-    name = bcc.BPF.ksym(address).decode("utf-8", "replace")
-    return "%#x" % address if "unknown" in name else name
+def functions(addresses):
+    """Address -> kernel function there, or the address in hexadecimal where that is hidden.
+
+    Format: /proc/kallsyms, proc(5).
+    """
+    names = {}
+    with open("/proc/kallsyms") as stream:
+        for line in stream:
+            address, kind, name = line.split()[:3]
+            if kind in "tTwW":
+                names.setdefault(int(address, 16), name)
+    names.pop(0, None)
+    starts = sorted(names)
+    found = {}
+    for address in addresses:
+        place = bisect.bisect_right(starts, address)
+        found[address] = names[starts[place - 1]] if place else "%#x" % address
+    return found
