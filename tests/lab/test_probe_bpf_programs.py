@@ -163,14 +163,18 @@ def test_nothing_is_counted_while_nobody_asks(programs: TwoPods) -> None:
     """Slices that did not come yet have no runs: the window opens in an hour."""
     client, server = programs.holders()
     made = attached(programs.nodes, share=0.2, whole=False)
-    asked = Flow("f", FlowPath.POD_POD, "request-response", duration_s=2, omit_s=3600)
+    asked = Flow("f", FlowPath.POD_POD, "tcp", duration_s=2, omit_s=3600)
     try:
         assert made.arm([PROBE.name], asked, programs.client, programs.server) == {}
         send(client, server, programs.server.address, 17)
-        reading, _ = read(made)
+        raw = made.collect()[PROBE.name]
     finally:
         made.detach()
-    assert runs(reading)["client: eth0 egress filter"] == 0
+    here, _ = json.loads(raw[file(PROBE.name)])["kernels"]
+    counted = {each["hook"]: each["runs"] for each in here["answer"]["programs"]}
+    assert counted["client: eth0 egress filter"] == 0
+    # That is not the same as a window without a run.
+    assert PROBE.parse(asked, raw).reason.startswith("not_watched: ")
 
 
 def test_a_program_that_was_replaced_is_told(programs: TwoPods, compiled: Path) -> None:

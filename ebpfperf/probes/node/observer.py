@@ -22,6 +22,8 @@ from ground import Ground, Unavailable, say
 
 PERIOD_S, POLL_S = 1.0, 0.01
 STATISTICS = ("run_time_ns", "run_cnt", "recursion_misses")
+DATAGRAMS = {"Udp": ("OutDatagrams",)}
+TRAFFIC = {"Udp": ("InDatagrams", "OutDatagrams"), "Tcp": ("ActiveOpens", "PassiveOpens")}
 
 
 def clock_ns():
@@ -129,14 +131,18 @@ class Programs:
 
 
 class Opening:
-    """When the window opens: with a connection, received data, sent datagrams, or at once."""
+    """When the window opens: with a connection, received data, sent datagrams, or at once.
+
+    Without BPF programs here the first connection or datagram in the ends' namespaces opens it.
+    """
 
     def __init__(self, programs, window, ends, since_ns):
         self.moments = programs.bpf["moments"] if programs else None
         self.opens = window["opens"]
         self.ends = ends
         self.since_ns = since_ns
-        self.sent = self.datagrams()
+        self.counters = DATAGRAMS if programs else TRAFFIC
+        self.before = self.counted()
 
     def wait(self, ending):
         """The moment it opened (ns), or 0 where the end was called for before."""
@@ -150,20 +156,24 @@ class Opening:
     def opened(self):
         """The moment it opened (ns), or 0 when it did not yet."""
         if self.moments is None:
-            return self.since_ns  # nothing here sees the traffic begin
+            if self.opens == "now":
+                return self.since_ns
+            return clock_ns() if self.counted() > self.before else 0
         fields = self.moments[ctypes.c_int(0)]
-        if not fields.opened and self.opens == "traffic" and self.datagrams() > self.sent:
+        if not fields.opened and self.opens == "traffic" and self.counted() > self.before:
             fields.opened = clock_ns()
             self.moments[ctypes.c_int(0)] = fields
         return fields.opened
 
-    def datagrams(self):
-        """UDP datagrams that the ends' network namespaces have sent."""
+    def counted(self):
+        """What the counters of the ends' network namespaces add up to."""
         total = 0
         for end in self.ends:
             with open("/proc/%d/net/snmp" % (end["netns_pid"] or end["node_pid"])) as stream:
-                names, numbers = (line.split() for line in stream if line.startswith("Udp:"))
-            total += int(numbers[names.index("OutDatagrams")])
+                lines = [line.split() for line in stream]
+            for protocol, wanted in self.counters.items():
+                names, numbers = (words for words in lines if words[0] == protocol + ":")
+                total += sum(int(numbers[names.index(name)]) for name in wanted)
         return total
 
 
@@ -179,6 +189,7 @@ class Observer:
         self.watched_ns = {}
         self.before = {}
         self.since_ns = 0
+        self.opened = False
 
     def load(self, names, options):
         """Probe name -> its facts, or why it cannot run."""
@@ -263,6 +274,7 @@ class Observer:
         self.used = [probe for probe in used if probe.name not in refused]
         self.watched_ns = {probe.name: 0 for probe in hot}
         self.since_ns = clock_ns()
+        self.opened = False
         if self.programs:
             self.before = {p.name: self.programs.statistics(p.hooks) for p in used}
         if hot or asked["window"]["opens"] in ("data", "traffic"):
@@ -306,6 +318,8 @@ class Observer:
                 answer["program"] = {name: now[name] - before.get(name, 0) for name in now}
             if self.programs:
                 answer["opened"] = bool(self.programs.bpf["moments"][ctypes.c_int(0)].opened)
+            elif probe.name in self.watched_ns:
+                answer["opened"] = self.opened
             if probe.name in self.watched_ns:
                 answer["watched_ns"] = self.watched_ns[probe.name]
             found[probe.name] = answer
@@ -342,6 +356,7 @@ class Observer:
     def rotate(self, hot, window, opening):
         """Give each hot probe its slice of every period of the window, one after the other."""
         opened = opening.wait(self.ending)
+        self.opened = bool(opened)
         if opened and self.programs:
             self.programs.detach([OPENINGS["data"]])  # it runs for every segment
         begin = opened + window["omit_ns"]

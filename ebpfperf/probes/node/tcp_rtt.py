@@ -16,8 +16,11 @@ SOURCE = r"""
 struct tcp_rtt_want { u32 wanted, pure; };
 BPF_ARRAY(tcp_rtt_wants, struct tcp_rtt_want, ENDS);
 
-int tcp_rtt_segment(struct tracepoint__tcp__tcp_probe *args)
+/* BCC declares an event's structure for each function that names it in its head: once is enough,
+   and opening_data has it. */
+int tcp_rtt_segment(void *ctx)
 {
+    struct tracepoint__tcp__tcp_probe *args = ctx;
     u32 place = END_OF_SEGMENT(args);
     struct tcp_rtt_want *want = tcp_rtt_wants.lookup(&place);
     if (!want || !want->wanted)
