@@ -85,8 +85,8 @@ def pack(skipped: str, found: Sequence[Mapping[str, Any]]) -> bytes:
 def read(name: str, raw: Mapping[str, bytes], *, windowed: bool = True) -> Answers:
     """The answers in recorded bytes; a kernel that did not watch the window is left out.
 
-    Nothing seen is zero only of somebody who looked: where the traffic's window never opened there
-    (its beginning was not seen), or no slice of time fell into it, that is the reason for no answer.
+    Nothing seen is zero only of somebody who looked: where the traffic's beginning was not seen
+    there, or no slice of time fell into its window, that is the reason for no answer.
 
     Parameters
     ----------

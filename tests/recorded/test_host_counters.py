@@ -11,11 +11,10 @@ import pytest
 
 from ebpfperf.model import Flow, Reading, Status
 from ebpfperf.model import Path as FlowPath
-from ebpfperf.probes import probe
-from ebpfperf.probes.host_counters import ENDS
+from ebpfperf.probes.host_counters import ENDS, HostCounters
 
 HERE = Path(__file__).parent / "host_counters"
-PROBE = probe("host_counters")
+PROBE = HostCounters()
 CASES = {
     "forward": Flow("f", FlowPath.POD_POD, "tcp"),
     "request-response": Flow("f", FlowPath.POD_POD, "request-response", message_bytes=64),

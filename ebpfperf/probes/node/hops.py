@@ -33,7 +33,7 @@ PLACES = (
 TALLIES = ("started", "finished", "unfinished", "stale", "foreign")
 QUEUE, XMIT, RX, RECEIVE, COPY = range(5)
 POD, VETH, TUNNEL, NIC = range(1, 5)
-# Two pods' devices have one name, where devices are told by name.
+# Two pods' devices, or two nodes' tunnels, have one name where devices are told by name.
 UNKNOWN = 2
 # Events that every kernel must have, and those that some drivers pass by.
 EVENTS = (
@@ -57,7 +57,7 @@ MEMBERS = (
 TUNNELS = ("vxlan", "tunl", "wireguard", "ipip")
 # Devices of a node that carry no packet between nodes by themselves.
 ASIDE = ("lo", "cali", "bpf", "docker", "virbr", "dummy", "kube-ipvs", "nodelocaldns", "veth")
-FLOW_LAYOUT = "=IIIHHIIII"
+FLOW_LAYOUT = "=IIIHHIIIII"
 DEVICE_LAYOUT = "=II"
 SAMPLE = 4
 
@@ -67,10 +67,11 @@ struct hops_flow {
     u16 first, last;            /* the server's ports, host byte order */
     u32 server_sends;
     u32 start_kind, start_role; /* where a walk begins */
+    u32 final;                  /* the place where it ends */
     u32 mask;                   /* a packet is followed where these bits of a random number are 0 */
 };
 struct hops_device { u32 role, end; };
-struct hops_entry { u64 first, last, arrived; u32 len, payload; u16 place, chain, pad[2]; };
+struct hops_entry { u64 first, last, arrived; u32 len, payload; u16 place, chain, final, pad; };
 #if HOPS_RAW
 struct hops_key { u32 namespace, ifindex; };
 #else
@@ -206,16 +207,20 @@ hops_start(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, u64 
         entry.len = len;
         entry.payload = payload;
         entry.place = place;
+        entry.final = flow->final;
         entry.chain = device->end == HOPS_UNKNOWN ? HOPS_UNKNOWN : chain;
+        if (hops_followed.lookup(&skb))
+            hops_tally(2);
         hops_followed.update(&skb, &entry);
         hops_tally(0);
         return;
     }
 }
 
-/* A followed packet is at one more place; 1 where it is another packet in the same buffer. */
+/* A followed packet is at one more place; 1 where it may be another packet in the same buffer. */
 static __always_inline int
-hops_next(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, struct hops_entry *e)
+hops_next(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, u64 ip,
+          struct hops_entry *e)
 {
     u32 chain = e->chain;
     if (chain == HOPS_UNKNOWN) {
@@ -236,7 +241,7 @@ hops_next(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, struc
     u32 sends = device->end == chain || (device->end == HOPS_UNKNOWN && kind < 2);
     int place = hops_place(kind, device->role, sends);
     if (place < 0)
-        return 0;
+        return 1;
     u32 from = e->place;
     if (from > 12)
         return 0;
@@ -252,9 +257,12 @@ hops_next(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, struc
     }
     /* Headers come and go on the way; payload does not. Merging on arrival makes it longer. */
     int other = len + 128 < e->len || (place < 6 && len > e->len + 128);
-    if (kind == 4)
-        other = len > e->payload;
-    else if (place >= 6 && len > e->len + 128)
+    if (kind == 4) {
+        u32 key = chain;
+        struct hops_flow *flow = hops_flows.lookup(&key);
+        other = len > e->payload || !flow || (ip && !hops_payload(flow, ip));
+    }
+    if (kind != 4 && place >= 6 && len > e->len + 128)
         e->payload = ~0;
     if (other) {
         hops_tally(4);
@@ -266,9 +274,10 @@ hops_next(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, struc
         hops_step(hops_row(chain, 5, 5), now - e->first);
     if (place >= 6 && !e->arrived)
         e->arrived = now;
-    if (place == 12) {
-        hops_step(hops_row(chain, 12, 12), now - e->arrived);
-        if (e->first != e->arrived)
+    if (place == e->final) {
+        if (place > 5)
+            hops_step(hops_row(chain, place, place), now - e->arrived);
+        if (place > 5 && e->first != e->arrived)
             hops_step(hops_row(chain, 0, 0), now - e->first);
         hops_tally(1);
         hops_followed.delete(&skb);
@@ -283,7 +292,7 @@ static __always_inline int
 hops_seen(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 ip, struct hops_entry *e)
 {
     u64 now = bpf_ktime_get_ns();
-    if (e && !hops_next(skb, kind, device, len, now, e))
+    if (e && !hops_next(skb, kind, device, len, now, ip, e))
         return 0;
     if (kind == 0 || kind == 2 || kind == 3)
         hops_start(skb, kind, device, len, now, ip);
@@ -319,12 +328,12 @@ static __always_inline int hops_raw(u64 skb, u32 kind, u32 copied)
         if (!device)
             return 0;
         bpf_probe_read(&len, sizeof(len), (void *)skb + HOPS_SK_BUFF_LEN);
-        if (kind == 0) {
-            bpf_probe_read(&head, sizeof(head), (void *)skb + HOPS_SK_BUFF_HEAD);
-            bpf_probe_read(&header, sizeof(header), (void *)skb + HOPS_SK_BUFF_NETWORK_HEADER);
-        } else {
-            bpf_probe_read(&head, sizeof(head), (void *)skb + HOPS_SK_BUFF_DATA);
-        }
+    }
+    if (kind == 0 || kind == 4) {
+        bpf_probe_read(&head, sizeof(head), (void *)skb + HOPS_SK_BUFF_HEAD);
+        bpf_probe_read(&header, sizeof(header), (void *)skb + HOPS_SK_BUFF_NETWORK_HEADER);
+    } else {
+        bpf_probe_read(&head, sizeof(head), (void *)skb + HOPS_SK_BUFF_DATA);
     }
     return hops_seen(skb, kind, device, len, head + header, e);
 }
@@ -345,7 +354,7 @@ int hops_%(name)s(struct tracepoint__%(category)s__%(name)s *args)
     if (!e && (%(kind)d == 1 || %(kind)d == 4))
         return 0;
     struct hops_device anywhere = {}, *device = &anywhere;
-%(device)s    return hops_seen(skb, %(kind)d, device, args->len, 0, e);
+%(device)s    return hops_seen(skb, %(kind)d, device, %(length)s, 0, e);
 }
 """
 
@@ -391,7 +400,10 @@ class Probe(Base):
             template = RAW_EVENT if self.raw else CLASSIC_EVENT
             device = "" if kind == COPY else BY_NAME
             values = {"name": name, "category": category, "kind": kind, "device": device}
-            values["length"] = "ctx->args[1]" if kind == COPY else "0"
+            if self.raw:
+                values["length"] = "ctx->args[1]" if kind == COPY else "0"
+            else:
+                values["length"] = "args->len"
             parts.append(template % values)
             hooks.append(("raw", name, "hops_" + name) if self.raw
                          else ("tracepoint", event, "hops_" + name))  # fmt: skip
@@ -421,7 +433,8 @@ class Probe(Base):
         table = maps["hops_devices"]
         for key, places in found.items():
             roles = {role for role, _ in places}
-            if len(places) > 1 and roles != {POD}:
+            shared = roles == {POD} or (roles == {TUNNEL} and not self.raw)
+            if len(places) > 1 and not shared:
                 continue  # both ends' node has it: what they send each other does not pass it
             role, end = min(places)
             leaf = struct.pack(DEVICE_LAYOUT, role, end if len(places) == 1 else UNKNOWN)
@@ -429,17 +442,22 @@ class Probe(Base):
             table[packed] = table.Leaf.from_buffer_copy(leaf)
 
     def flow(self, chain, ends):
-        """struct hops_flow of what the client (0) or the server (1) sends."""
+        """What goes into hops_flows of what the client (0) or the server (1) sends."""
         here = {code(end): end for end in ends}
         end = here.get(chain) or here.get(1 - chain)
         if end is None or not any(sends(end, chain) for end in ends):
-            return struct.pack(FLOW_LAYOUT, *[0] * 9)
+            return struct.pack(FLOW_LAYOUT, *[0] * 10)
         local, remote = number(end["local"]), number(end["remote"])
         pair = (local, remote) if code(end) == chain else (remote, local)
         if code(end) == chain:
             start = (QUEUE, POD if end["netns_pid"] else NIC)
         else:
             start = (RX, NIC)
+        # Of a datagram's reading no event tells on every kernel.
+        arrival = "pod-receive" if end["netns_pid"] else "nic-receive"
+        last = PLACES.index(arrival if end["udp"] else "socket-copy")
+        if 1 - chain not in here:
+            last = PLACES.index("nic-xmit")  # the receiver's half is in another kernel
         return struct.pack(
             FLOW_LAYOUT,
             1,
@@ -450,6 +468,7 @@ class Probe(Base):
             chain,
             start[0],
             start[1],
+            last,
             self.sample - 1,
         )
 
