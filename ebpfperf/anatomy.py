@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -237,15 +237,17 @@ def steps(
 def parts(walked: pd.DataFrame) -> pd.DataFrame:
     """Nanoseconds per packet of each part and total, one row per trial, sender and part.
 
-    A part in which no packet was seen is zero: in that trial the way has no such step. ``walked``
-    is the frame of ``steps``.
+    A part in which no packet was seen is zero: in that trial the way has no such step. Where no
+    packet was followed to the socket, its time and the whole are NaN. ``walked`` is the frame of
+    ``steps``.
     """
     keys = ["trial_id", "block", "treatment", "flow", "sender"]
     wide = walked.pivot_table(
         index=keys, columns="part", values="cost_ns", aggfunc="sum", fill_value=0.0
     ).reindex(columns=list(PARTS), fill_value=0.0)
-    wide[WHOLE] = wide[list(PARTS)].sum(axis=1)
-    wide[UNTIL_SOCKET] = wide[WHOLE] - wide[SOCKET]
+    wide[UNTIL_SOCKET] = wide[[part for part in PARTS if part != SOCKET]].sum(axis=1)
+    wide[SOCKET] = wide[SOCKET].where(wide[SOCKET].gt(0))
+    wide[WHOLE] = wide[UNTIL_SOCKET] + wide[SOCKET]
     long = wide.reset_index().melt(id_vars=keys, var_name="part", value_name="cost_ns")
     return long[list(PART_COLUMNS)].astype(PART_COLUMNS)
 
@@ -351,21 +353,24 @@ def summary(walked: pd.DataFrame, found: pd.DataFrame, campaign: Campaign) -> pd
 def by_block(
     walked: pd.DataFrame, *, flow: str, sender: str, treatment: str
 ) -> dict[tuple[str, str], pd.Series[float]]:
-    """(Start, end) → cost by block, in the order of the way; zero where no packet took the step.
+    """(Start, end) → cost by block, in the order of the way; nanoseconds per packet.
 
-    Nanoseconds per packet, of the frame of ``steps``.
+    Of the frame of ``steps``. Zero where no packet took the step; without a step at the socket no
+    walk of that block came to its end, and its time there is left out.
     """
     ours = walked[
         walked["flow"].eq(flow) & walked["sender"].eq(sender) & walked["treatment"].eq(treatment)
     ]
     blocks = sorted(set(ours["block"]))
-    pairs = set(zip(ours["start"], ours["end"], strict=True))
-    return {
-        (start, end): ours[ours["start"].eq(start) & ours["end"].eq(end)]
-        .set_index("block")["cost_ns"]
-        .reindex(blocks, fill_value=0.0)
-        for start, end in sorted(pairs, key=_on_the_way)
-    }
+    read = ours.loc[ours["part"].eq(SOCKET), "block"]
+    found = {}
+    for start, end in sorted(set(zip(ours["start"], ours["end"], strict=True)), key=_on_the_way):
+        one = ours[ours["start"].eq(start) & ours["end"].eq(end)]
+        costs = one.set_index("block")["cost_ns"].reindex(blocks, fill_value=0.0)
+        if belonging(start, end).part == SOCKET:
+            costs = costs.where(costs.index.isin(read))
+        found[start, end] = costs
+    return found
 
 
 def senders(frame: pd.DataFrame, campaign: Campaign) -> list[tuple[str, str]]:
@@ -380,12 +385,13 @@ def senders(frame: pd.DataFrame, campaign: Campaign) -> list[tuple[str, str]]:
     ]
 
 
-def centred(values: Sequence[float] | pd.Series[float], campaign: Campaign) -> stats.Interval:
-    """Hodges-Lehmann centre with its interval; NaN bounds below six values."""
-    found = stats.signed_rank_interval(values, level=campaign.level)
-    if found is None or len(values) < compare.FEWEST_BLOCKS:
-        estimate = stats.hodges_lehmann(values)
-        return stats.Interval(estimate, math.nan, math.nan, math.nan, len(values))
+def centred(values: pd.Series[float], campaign: Campaign) -> stats.Interval:
+    """Hodges-Lehmann centre of the values that are known, with its interval; NaN below six."""
+    known = values.dropna().to_numpy(dtype=float)
+    found = stats.signed_rank_interval(known, level=campaign.level)
+    if found is None or known.size < compare.FEWEST_BLOCKS:
+        estimate = stats.hodges_lehmann(known)
+        return stats.Interval(estimate, math.nan, math.nan, math.nan, known.size)
     return found
 
 
