@@ -55,12 +55,14 @@ from ebpfperf.model import (
     Treatment,
     TrialResult,
 )
+from ebpfperf.probes.host_counters import HostCounters
+from ebpfperf.probes.observers import Observers
 from ebpfperf.remote import Node
 from ebpfperf.stats import Interval, signed_rank_interval
 from ebpfperf.store import Store
 
 LAB = "orchestration"
-PROBES = ("tcp_rtt", "host_counters")
+TRACED, COUNTERS = PROBES = ("tcp_rtt", "host_counters")
 TREATMENT = Treatment("none", Overlay.NONE)
 RUNNER = "ebpfperf run, whole"
 COMPARED = (
@@ -79,36 +81,32 @@ class Way:
 
     Attributes
     ----------
-    attached
-        The probes that it holds from trial to trial; None: it loads them for every trial.
+    probed
+        Whether its trials are watched.
+    held
+        What it keeps loaded from trial to trial; None: it loads it for every trial.
     """
 
     name: str
     nodes: Mapping[str, Node]
-    attached: list[probes.Probe] | None
+    probed: bool
+    held: Observers | None
 
     def trial(self, flow: Flow, ends: tuple[Endpoint, Endpoint], out: File) -> float:
         """Seconds beyond the traffic that one trial took."""
         begun = time.monotonic()
         load = loads.load(flow.load)
-        held = self.attached
-        used = [probes.probe(name) for name in PROBES] if held is None else held
-        try:
-            if held is None:
-                for probe in used:
-                    probe.attach(self.nodes)
-            for probe in used:
-                probe.arm(flow, *ends)
+        with ExitStack() as stack:
+            watch: Callable[[], dict[str, Mapping[str, bytes]]] = dict
+            if self.probed:
+                observers = self.held or attached(self.nodes, stack)
+                watch = armed(observers, self.nodes, flow, ends)
             raw = load.drive(flow, *ends, self.nodes)
             readings = [load.parse(flow, raw)]
-            for probe in used:
-                found = probe.collect()
-                readings.append(probe.parse(flow, found))
-                raw |= found
-        finally:
-            if held is None:
-                for probe in used:
-                    probe.detach()
+            for name, files in watch().items():
+                parse = HostCounters().parse if name == COUNTERS else probes.probe(name).parse
+                readings.append(parse(flow, files))
+                raw |= files
         out.mkdir(exist_ok=True)
         for name, content in raw.items():
             (out / name).write_bytes(content)
@@ -117,6 +115,28 @@ class Way:
             if reading.status is not Status.OK:
                 raise SystemExit(f"{self.name}: a trial failed: {reading.reason}")
         return took_s - load.traffic_s(flow)
+
+
+def attached(nodes: Mapping[str, Node], stack: ExitStack) -> Observers:
+    """The probes, loaded on the nodes until the stack is left."""
+    observers = Observers([probes.probe(TRACED)])
+    stack.callback(observers.detach)
+    observers.attach(nodes)
+    if refused := observers.refused():
+        raise SystemExit(f"A probe cannot run here: {refused}")
+    return observers
+
+
+def armed(
+    observers: Observers, nodes: Mapping[str, Node], flow: Flow, ends: tuple[Endpoint, Endpoint]
+) -> Callable[[], dict[str, Mapping[str, bytes]]]:
+    """Have all probes watch; what comes back reads them, as probe → its files."""
+    if warnings := observers.arm([TRACED], flow, *ends):
+        raise SystemExit(f"A probe cannot be armed: {warnings}")
+    counters = HostCounters()
+    counters.attach(nodes)
+    counters.arm(flow, *ends)
+    return lambda: {COUNTERS: counters.collect(), **observers.collect()}
 
 
 def ways(cluster: Cluster, ssh_config: File, stack: ExitStack) -> list[Way]:
@@ -136,13 +156,9 @@ def ways(cluster: Cluster, ssh_config: File, stack: ExitStack) -> list[Way]:
             for node in nodes.values():
                 node.run(["true"])
                 stack.callback(node.close)
-        held = None
-        if name != "plain":
-            held = [probes.probe(probe) for probe in PROBES]
-            for probe in held:
-                stack.callback(probe.detach)
-                probe.attach(nodes)
-        found += [Way(f"{name} with probes", nodes, held), Way(f"{name} bare", nodes, [])]
+        held = attached(nodes, stack) if name != "plain" else None
+        found.append(Way(f"{name} with probes", nodes, True, held))
+        found.append(Way(f"{name} bare", nodes, False, None))
     return found
 
 
