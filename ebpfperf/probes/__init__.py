@@ -19,6 +19,7 @@ _HOMES = {
     "runqueue": ("runqueue", "Runqueue"),
     "qdisc": ("qdisc", "Qdisc"),
     "bpf_programs": ("bpf_programs", "BpfPrograms"),
+    "functions": ("functions", "Functions"),
     "tcp_connect": ("tcp_connect", "TcpConnect"),
     "drops": ("drops", "Drops"),
     "retransmits": ("retransmits", "Retransmits"),

@@ -147,6 +147,10 @@ class Observers:
         except NodeError:
             self.detach()
             raise
+        for node, leader in self._leaders.items():
+            refused = self._refused[leader].items()
+            whole = {name: why for name, why in refused if not self._probes[name].per_node}
+            self._refused[node] |= whole
         return tuple(fact for facts in loaded.values() for fact in facts)
 
     def refused(self) -> dict[str, str]:
@@ -285,12 +289,6 @@ class Observers:
                 found.append(_unknown(node, name, refused[name]))
             else:
                 found += [Fact(node, f"{name}_{key}", text) for key, text in told["facts"].items()]
-        if not self._leads(node):
-            refused |= {
-                name: error
-                for name, error in self._refused.get(self._leaders[node], {}).items()
-                if name not in own
-            }
         return tuple(found)
 
 
