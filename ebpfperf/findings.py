@@ -238,6 +238,7 @@ def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> S
     causes = bad["reason"].str.split(":").str[0].value_counts()
     said += [f"{count} trial(s) failed: {cause or 'no reason'}." for cause, count in causes.items()]
     said += _warned(trials)
+    said += _looked_at(trials, facts)
     effects = compare.effects(trials, campaign)
     said += _underlay(effects, campaign)
     said += _blocks_needed(effects, campaign)
@@ -292,6 +293,16 @@ def _warned(trials: pd.DataFrame) -> list[str]:
     texts = trials["warnings"].str.split("; ").explode()
     counts = texts[texts.ne("")].value_counts()
     return [f"{text} ({count} of {len(trials)} trials)." for text, count in counts.items()]
+
+
+def _looked_at(trials: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
+    count = int(facts["name"].eq("live_view").sum())
+    if not count:
+        return []
+    return [
+        f"{count} of {len(trials)} trials were looked at while their traffic ran (live view): that "
+        "takes processor time on the nodes, which their numbers contain."
+    ]
 
 
 def _blocks_needed(effects: pd.DataFrame, campaign: Campaign) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,23 +125,26 @@ def _shown(store: Store, *, look_every_s: float, connect: runner.Connect) -> Non
     cell = Cell(store)
     bar = Progress(left, before=before, show=cell.step, say=cell.say)
     ended = "Ended by an error, which stands below"
+
+    def on_start(trial: Trial) -> None:
+        cell.begin(trial)
+        bar.begin(trial)
+
     try:
-        with interruption(cell.say, key="Interrupting the kernel") as stop:
-
-            def on_start(trial: Trial) -> None:
-                cell.begin(trial)
-                bar.begin(trial)
-
-            for result in runner.run(
+        with interruption(cell.say, key="interrupting the kernel") as stop:
+            running = runner.run(
                 store,
                 connect=connect,
                 stop=stop,
                 on_start=on_start,
                 on_look=cell.look,
                 look_every_s=look_every_s,
-            ):
-                bar.end(result)
-                cell.end(result)
+            )
+            # Closed before anything is said of the cluster.
+            with closing(running):
+                for result in running:
+                    bar.end(result)
+                    cell.end(result)
         ended = "Stopped" if stop() else "Done"
     except KeyboardInterrupt:
         ended = "Stopped"

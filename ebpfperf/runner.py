@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ def run(
     on_start: Callable[[Trial], None] = lambda trial: None,
     on_look: OnLook | None = None,
     look_every_s: float = EVERY_S,
-) -> Iterator[TrialResult]:
+) -> Generator[TrialResult, None, None]:
     """Each trial's result, in order, once it is on disk; trials that have a record are skipped.
 
     The cluster is put back when the iteration ends, however it ends: exhausted, closed early, by

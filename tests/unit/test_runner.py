@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -322,3 +323,84 @@ def test_a_lost_connection_is_made_anew_for_the_next_trial(store: Store, world: 
     found = results(store, cluster, on_start=on_start)
     assert {r.status for r in found} == {Status.OK}
     assert cluster.nodes["node-2"].alive
+
+
+def test_a_trial_is_looked_at_while_its_traffic_runs_and_its_probes_are_read_after(
+    store: Store, world: Any
+) -> None:
+    log: list[str] = []
+    looked = threading.Event()
+    told: list[tuple[str, dict[str, Reading]]] = []
+
+    def outcome(flow: Flow) -> dict[str, bytes]:
+        assert looked.wait(10)
+        return {"out": b"11"}
+
+    def on_start(trial: Trial) -> None:
+        looked.clear()
+        log.clear()
+
+    def on_look(trial: Trial, readings: Mapping[str, Reading]) -> None:
+        told.append((trial.trial_id, dict(readings)))
+        looked.set()
+
+    cluster = world(outcome, log=log)
+    run = runner.run(
+        store,
+        connect=lambda ref, journal: cluster,
+        on_start=on_start,
+        on_look=on_look,
+        look_every_s=0.001,
+    )
+    for result in run:
+        looks = [readings for trial_id, readings in told if trial_id == result.trial.trial_id]
+        assert looks[0]["tcp_rtt"].metrics == {"srtt_events": 7.0}
+        assert "host_counters" in looks[0]
+        assert log == ["arm", *["look"] * len(looks), "collect"]
+        facts = {fact.name: fact.value for fact in result.facts}
+        assert facts["live_view"] == "yes: looked every 0.001 s"
+        assert facts["live_looks"] == str(len(looks))
+        assert result.metrics["srtt_events"] == 7
+    assert {trial_id for trial_id, _ in told} == store.completed()
+
+
+def test_a_look_that_fails_is_one_warning_of_its_trial(store: Store, world: Any) -> None:
+    looked = threading.Event()
+
+    def outcome(flow: Flow) -> dict[str, bytes]:
+        assert looked.wait(10)
+        return {"out": b"11"}
+
+    def on_look(trial: Trial, readings: Mapping[str, Reading]) -> None:
+        looked.set()
+        raise ValueError("no room to draw")
+
+    found = results(store, world(outcome), on_look=on_look, look_every_s=0.001)
+    assert {r.status for r in found} == {Status.OK}
+    assert found[0].warnings == ("live view: no room to draw",)
+
+
+def test_a_bare_trial_is_looked_at_by_its_counters_alone(tmp_path: Path, world: Any) -> None:
+    told: dict[str, set[str]] = {}
+    looked = threading.Event()
+
+    def outcome(flow: Flow) -> dict[str, bytes]:
+        looked.clear()
+        assert looked.wait(10)
+        return {"out": b"11"}
+
+    def on_look(trial: Trial, readings: Mapping[str, Reading]) -> None:
+        told.setdefault(trial.trial_id, set()).update(readings)
+        looked.set()
+
+    made = Store.create(tmp_path / "bare", replace(CAMPAIGN, probes_off=True, blocks=1))
+    results(made, world(outcome), on_look=on_look, look_every_s=0.001)
+    for name, seen in told.items():
+        assert seen == {"host_counters"} | (set() if name.endswith("-bare") else {"tcp_rtt"})
+
+
+def test_nobody_looks_unless_asked(store: Store, world: Any) -> None:
+    log: list[str] = []
+    found = results(store, world(log=log))
+    assert "look" not in log
+    assert all(not fact.name.startswith("live_") for r in found for fact in r.facts)
