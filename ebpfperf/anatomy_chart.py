@@ -103,7 +103,7 @@ def _waterfall(
     panels[0, 0].set_xlim(0, reach / _BARS)
     panels[0, 1].set_xlim(left=0)
     panels[-1, 0].set_xlabel("µs since the packet was first seen")
-    panels[-1, 1].set_xlabel("µs, its own axis")
+    panels[-1, 1].set_xlabel("µs, own axis")
     figure.legend(handles=_key(), loc="outside upper center", ncols=len(FILLS), frameon=False,
                   fontsize=9, handlelength=2.4, handleheight=1.1)  # fmt: skip
     title = f"Flow {flow}, what the {sender} sends: time per packet from step to step"

@@ -52,10 +52,10 @@ def where(found: pd.DataFrame, walked: pd.DataFrame, campaign: Campaign) -> Head
     items = []
     for flow, sender in asked:
         ours = found[found["flow"].eq(flow) & found["sender"].eq(sender)]
-        steps = walked[walked["flow"].eq(flow) & walked["sender"].eq(sender)]
         changes = [
-            _change(rows.to_dict("records"), steps, campaign)
+            change
             for _, rows in ours.groupby("treatment", sort=False)
+            for change in _changes(rows.to_dict("records"))
         ]
         first, waking = (ours[ours["part"].eq(part)] for part in (UNTIL_SOCKET, SOCKET))
         lead = (
@@ -64,58 +64,54 @@ def where(found: pd.DataFrame, walked: pd.DataFrame, campaign: Campaign) -> Head
             + (f"{micro(waking['baseline_ns'].iloc[0])} there." if len(waking) else "none read.")
         )
         items.append(Headline(lead, tuple(changes)))
+    unseen = (_unseen_tunnel(treatment.name, walked, campaign) for treatment in campaign.treatments)
     legend = (
         "Differences of time per packet, paired by block, with their intervals (level at least "
         f"{campaign.level:.0%} for each alone). Until the socket: from where the packet was first "
         "seen to the stack of the workload that reads it. The parts were estimated each by itself "
         "and add up to the whole but roughly."
     )
-    return Headlines(tuple(items), legend)
+    return Headlines(tuple(items), " ".join(filter(None, (legend, *unseen))))
 
 
-def _change(
-    rows: Sequence[Mapping[Hashable, Any]], steps: pd.DataFrame, campaign: Campaign
-) -> tuple[str, str]:
-    """``("vxlan takes 2.90 µs longer …", "longer")``."""
+def _changes(rows: Sequence[Mapping[Hashable, Any]]) -> list[tuple[str, str]]:
+    """``("vxlan takes 2.90 µs … longer …", "longer")``, and what is so at the socket."""
     by_part = {str(row["part"]): row for row in rows}
     until = by_part[UNTIL_SOCKET]
     name, word = str(until["treatment"]), told(until)
     if word.startswith(VOID):
-        return f"{name}: what differs cannot be said", word
-    span = f"({tables.spanned(until['low_ns'], until['high_ns'], show=signed)})"
+        return [(f"{name}: what differs cannot be said", word)]
     if word == NOT_TOLD:
-        said = f"{name}, until the socket: {signed(until['difference_ns'])} {span}"
+        said = f"{name}, until the socket: {_spanned(until)}"
     else:
-        took = micro(abs(until["difference_ns"]))
         low, high = sorted(abs(until[end]) for end in ("low_ns", "high_ns"))
-        span = f"({tables.spanned(low, high, show=micro)})"
-        said = f"{name} takes {took} {span} {word} than {until['baseline']} until the socket"
+        span = tables.estimated(abs(until["difference_ns"]), low, high, show=micro)
+        said = f"{name} takes {span} {word} than {until['baseline']} until the socket"
     parts = [by_part[part] for part in anatomy.PARTS if part in by_part and part != SOCKET]
-    apart = [row for row in parts if told(row) in (LONGER, SHORTER)]
+    apart = [row for row in parts if told(row) != NOT_TOLD]
+    apart.sort(key=lambda row: -abs(row["difference_ns"]))
     if apart:
-        apart.sort(key=lambda row: -abs(row["difference_ns"]))
-        said += "; of it " + ", ".join(f"{row['part']} {_spanned(row)}" for row in apart)
-    rest = [str(row["part"]) for row in parts if row not in apart]
-    if rest and apart:
-        said += f"; {_and(rest)} {NOT_TOLD}"
-    if not apart:
-        said += "; no part of it can be told from zero"
+        changed = ", ".join(f"{row['part']} {_spanned(row)}" for row in apart)
+        said += f", {'in parts' if word == NOT_TOLD else 'of it'} {changed}"
+    if rest := [str(row["part"]) for row in parts if told(row) == NOT_TOLD]:
+        said += f", and in {_and(rest)} nothing that can be told from zero"
+    found = [(said, word)]
     if SOCKET in by_part:
         waking, whole = by_part[SOCKET], by_part[WHOLE]
-        said += (
-            f". The socket: {_spanned(waking)}, {told(waking)}; "
-            f"with it {_spanned(whole)}, {told(whole)}"
-        )
-    if unseen := _unseen_tunnel(name, steps, campaign):
-        said += f". {unseen}"
-    return f"{said}. Until the socket", word
+        found += [
+            (f"{name}, at the socket: {_spanned(waking)}", told(waking)),
+            (f"{name}, the whole way: {_spanned(whole)}", told(whole)),
+        ]
+    return found
 
 
-def _unseen_tunnel(name: str, steps: pd.DataFrame, campaign: Campaign) -> str:
-    """A sentence where encapsulation is in no step of its own; empty where it is, or is not."""
-    if campaign.treatment(name).overlay is Overlay.NONE:
+def _unseen_tunnel(name: str, walked: pd.DataFrame, campaign: Campaign) -> str:
+    """A sentence where packets were encapsulated in no step of its own; empty where not so."""
+    pods = [flow.name for flow in campaign.flows if flow.path is not Path.HOST_HOST]
+    ours = walked[walked["treatment"].eq(name) & walked["flow"].isin(pods)]
+    if ours.empty or campaign.treatment(name).overlay is Overlay.NONE:
         return ""
-    places = set(steps.loc[steps["treatment"].eq(name), ["start", "end"]].to_numpy().ravel())
+    places = set(ours[["start", "end"]].to_numpy().ravel())
     sides = [
         side
         for place, side in (("tunnel-queue", "sender"), ("tunnel-receive", "receiver"))
@@ -124,8 +120,8 @@ def _unseen_tunnel(name: str, steps: pd.DataFrame, campaign: Campaign) -> str:
     if not sides:
         return ""
     return (
-        f"At the {_and(sides)} no packet was seen at a tunnel device, so that what the overlay "
-        "costs there is in the host stack"
+        f"Under {name} no packet was seen at a tunnel device of the {_and(sides)}: what the "
+        "overlay costs there is counted as host stack."
     )
 
 
@@ -232,6 +228,9 @@ def _walks(trials: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
         text = (
             f"Flow {flow}: {started:,} packets were followed, {finished:,} of them to their reader"
         )
+        begun = ours.loc[ours["metric"].eq("hops:started"), "value"]
+        if nothing := int(begun.eq(0).sum()):
+            text += f" ({nothing} of {len(begun)} trials had none in the watched time)"
         if started and finished < _MOST * started:
             text += (
                 "; of the others the early steps are counted, and the step at the socket is of "
@@ -261,3 +260,18 @@ def _lost(facts: pd.DataFrame, named: Sequence[str]) -> list[str]:
     if unknown:
         said.append(f"How many events passed over: UNKNOWN for {_and(unknown)}.")
     return said
+
+
+def belongings() -> tables.Table:
+    """Which step belongs to which part of the way, and why."""
+    rows = [
+        {"from": start, "to": end, "part": belonging.part, "because": belonging.reason}
+        for (start, end), belonging in anatomy.STEPS.items()
+    ]
+    note = (
+        "Where a short-cut passes places by, a step belongs to the socket if it ends there, to NIC "
+        "and wire between the nodes, to what both its ends are, and to the host stack otherwise."
+    )
+    return tables.Table(
+        "Steps and the parts they belong to", pd.DataFrame(rows), notes=(note,), folded=True
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
@@ -15,18 +17,38 @@ from ebpfperf.compare import baseline_first, watched
 from ebpfperf.model import Campaign, Status
 from ebpfperf.units import NS_PER_US
 
-_TITLES = {"rr_ns": "Round trip of every request", "srtt_ns": "TCP smoothed round-trip time"}
+ROUND_TRIPS = ("rr_ns", "srtt_ns")
+
+_TITLES = {
+    "rr_ns": "Round trip of every request",
+    "srtt_ns": "TCP smoothed round-trip time",
+    "runqueue_ns": "Wait of the load's tasks for a CPU",
+    "softirq_wait_ns:NET_RX": "Wait of receiving softirqs (NET_RX)",
+    "softirq_run_ns:NET_RX": "Run of receiving softirqs (NET_RX)",
+    "connect_ns": "Making a TCP connection",
+    "qdisc_ns": "Wait in the queue of",
+}
 
 
-def draw(histograms: pd.DataFrame, trials: pd.DataFrame, campaign: Campaign) -> tuple[Chart, ...]:
+def draw(
+    histograms: pd.DataFrame,
+    trials: pd.DataFrame,
+    campaign: Campaign,
+    *,
+    names: Sequence[str] = ROUND_TRIPS,
+) -> tuple[Chart, ...]:
     """For each histogram and flow: the share below (ECDF) and the share above (tail), log scales.
 
-    Counts of a treatment's good trials are added, never their percentiles averaged; the thin lines
-    are the single trials. Every step is at the upper bound of a bin, where it is exact.
+    Only histograms of ``names`` are drawn; a name stands for all that it is the beginning of, up to
+    a colon (``qdisc_ns`` for every device's). Counts of a treatment's good trials are added, never
+    their percentiles averaged; the thin lines are the single trials. Every step is at the upper
+    bound of a bin, where it is exact.
     """
     trials = watched(trials, campaign)
     good = trials.loc[trials["status"].eq(Status.OK.value), ["trial_id", "treatment", "flow"]]
-    joined = histograms.merge(good, on="trial_id", validate="many_to_one")
+    asked = histograms["metric"].isin(names)
+    asked |= histograms["metric"].str.partition(":")[0].isin(names)
+    joined = histograms[asked].merge(good, on="trial_id", validate="many_to_one")
     seen = (
         joined[["flow", "metric", "endpoint"]].drop_duplicates().sort_values(["metric", "endpoint"])
     )
@@ -80,12 +102,22 @@ def _distribution(
         "count",
     ]
     frame = pd.DataFrame(shown, columns=columns)
-    title = f"{_TITLES.get(metric, metric)}: flow {flow}, seen at the {endpoint}"
+    title = f"{_title(metric)}: flow {flow}, {_seen_at(endpoint)}"
     said = "; ".join(
         f"{name}: half below {p50:.4g} µs, 99 % below {p99:.4g} µs, of {count:,}"
         for name, p50, _, p99, _, count in shown
     )
     return Chart(figure, title, f"{title}. {said}.", frame)
+
+
+def _title(metric: str) -> str:
+    kind, _, device = metric.partition(":")
+    return _TITLES.get(metric) or f"{_TITLES.get(kind, kind)} {device}".strip()
+
+
+def _seen_at(endpoint: str) -> str:
+    ends = endpoint.split("+")
+    return f"seen at the {ends[0]}" if len(ends) == 1 else f"{' and '.join(ends)} together"
 
 
 def _steps(
