@@ -105,6 +105,7 @@ class CampaignEntry(_Strict):
     flows: Annotated[list[FlowEntry], Field(min_length=1)]
     probes: list[str] = []
     probes_off: bool = False
+    probe_share_pct: Annotated[float, Field(gt=0, le=100, strict=False)] = model.PROBE_SHARE_PCT
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -335,6 +336,7 @@ def _campaign(
         cluster=model.ClusterRef(**{**cluster, "ippools": tuple(cluster["ippools"])}),
         description=entry.description,
         probes_off=entry.probes_off,
+        probe_share_pct=entry.probe_share_pct,
     )
 
 

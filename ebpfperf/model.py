@@ -9,6 +9,7 @@ from enum import StrEnum
 FelixValue = bool | int | str | None
 
 ALWAYS_ON: tuple[str, ...] = ("host_counters",)
+PROBE_SHARE_PCT = 4.0
 """Probes that watch every trial, whether or not its campaign names them."""
 
 
@@ -289,6 +290,8 @@ class Campaign:
     probes_off
         Whether each block also drives every flow under the baseline with no optional probe on the
         nodes (bare trials), so that what the probes cost can be said.
+    probe_share_pct
+        Percent of the time for which each probe whose hooks run for about every packet is on.
     """
 
     name: str
@@ -303,6 +306,7 @@ class Campaign:
     cluster: ClusterRef = ClusterRef()
     description: str = ""
     probes_off: bool = False
+    probe_share_pct: float = PROBE_SHARE_PCT
 
     @property
     def optional_probes(self) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def run(
         with connect(store.campaign.cluster, store.journal) as cluster:
             store.add_facts(cluster.facts())
             names = dict.fromkeys((*ALWAYS_ON, *store.campaign.probes))
-            with Watch(names, cluster.nodes) as watch:
+            with Watch(names, cluster.nodes, share_pct=store.campaign.probe_share_pct) as watch:
                 store.add_facts(watch.facts)
                 stage = Stage(cluster, store.campaign)
                 looks = Looks(on_look, every_s=look_every_s)

@@ -32,7 +32,8 @@ from ebpfperf import frames, records
 from ebpfperf.errors import InputError, StoreError
 from ebpfperf.model import Campaign, Fact, TrialResult
 
-# 2: the campaign says whether it has bare trials (``probes_off``); none of schema 1 has.
+# 2: the campaign says whether it has bare trials (``probes_off``), which none of schema 1 has, and
+# for how much of the time its probes are on (``probe_share_pct``).
 SCHEMA = 2
 _READABLE = (1, 2)
 _FINGERPRINT = "records.sha256"

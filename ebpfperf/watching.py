@@ -15,7 +15,7 @@ from ebpfperf import probes
 from ebpfperf.errors import NodeError, ProbeError
 from ebpfperf.model import ALWAYS_ON, Endpoint, Fact, Flow, Reading, Status, Trial
 from ebpfperf.probes.host_counters import HostCounters
-from ebpfperf.probes.observers import SHARE, Observers
+from ebpfperf.probes.observers import Observers
 
 if TYPE_CHECKING:
     from ebpfperf.cluster import Cluster
@@ -70,17 +70,17 @@ class Watch:
 
     Parameters
     ----------
-    share
-        Part of the time for which each probe that costs something is on, 0 to 1.
+    share_pct
+        Percent of the time for which each probe that costs something is on.
     """
 
     def __init__(
-        self, names: Iterable[str], nodes: Mapping[str, Node], *, share: float = SHARE
+        self, names: Iterable[str], nodes: Mapping[str, Node], *, share_pct: float
     ) -> None:
         self._nodes = nodes
         self._names = tuple(name for name in dict.fromkeys(names) if name not in ALWAYS_ON)
         self._counters = HostCounters()
-        self._observers = Observers(map(probes.probe, self._names), share=share)
+        self._observers = Observers(map(probes.probe, self._names), share=share_pct / 100)
         # Probe → why it runs nowhere.
         self._refused: dict[str, str] = {}
         # The trial in hand: its flow, and whether probes and counters watch it.

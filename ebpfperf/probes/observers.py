@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ebpfperf.errors import CommandError, CommandTimeout, NodeError, ProbeError
-from ebpfperf.model import Endpoint, Fact, Flow
+from ebpfperf.model import PROBE_SHARE_PCT, Endpoint, Fact, Flow
 from ebpfperf.probes import answers, ends
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SHARE = 0.04
-"""Part of the time for which each probe that costs something is on."""
 
 _SCRIPTS = ("ground", "btf", "counting", "bpf_call", "attached")
 # Modules by name, then the observer itself.
@@ -108,7 +106,7 @@ class Observers:
         self,
         probes: Iterable[Probe],
         *,
-        share: float = SHARE,
+        share: float = PROBE_SHARE_PCT / 100,
         whole: bool = False,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:

@@ -109,6 +109,7 @@ BAD = {
         16,
         "Name the probes that are to be off",
     ),
+    "share beyond all": ("probes: [tcp_rtt]", "probe_share_pct: 101", 15, "100"),
     "probes off is a word": ("probes: [tcp_rtt]", "probes_off: sometimes", 15, "true or false"),
     "felix value is a list": ("ipipEnabled: null", "ipipEnabled: [1]", 8, "felix"),
 }
