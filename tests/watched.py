@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import pytest
 from two_pods import TwoPods
@@ -66,6 +66,9 @@ def watched(
         made.detach()
 
 
+T = TypeVar("T")
+
+TRIES = 5
 SPIN = """
 import os, sys, threading, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -99,9 +102,23 @@ def alone(pods: TwoPods) -> Iterator[None]:
         over.touch()
 
 
-def lost(answer: Mapping[str, Any]) -> int:
-    """Events that the kernel passed over because another program ran on that CPU."""
-    return int(answer["program"].get("recursion_misses", 0))
+def whole(
+    probe: Watched, number: int, work: Callable[[], T], seen: Callable[[dict[str, Any]], int]
+) -> tuple[dict[str, Any], Reading, T]:
+    """Answer, reading and what ``work`` gave, of an attempt in which all ``number`` were seen.
+
+    Never more, and not always fewer: see ``alone``, which does not keep the scheduler from giving
+    some milliseconds to those that wait.
+    """
+    for _ in range(TRIES):
+        probe.arm()
+        done = work()
+        answer, reading = probe.collect()
+        found = seen(answer)
+        assert found <= number
+        if found == number:
+            return answer, reading, done
+    pytest.fail(f"{found} of {number} were seen, and never all in {TRIES} attempts")
 
 
 def fact(reading: Reading, name: str) -> str:

@@ -6,12 +6,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from lab.namespaces import socket_in
 from two_pods import TwoPods, two_pods
-from watched import Watched, alone, events, fact, flow, lost, watched
+from watched import Watched, alone, events, fact, flow, watched, whole
 
 from ebpfperf.histograms import KERNEL
 from ebpfperf.loads import load
@@ -83,14 +84,16 @@ def of(answer: dict[str, Any], device: str, end: str) -> dict[str, Any]:
     return dict(found)
 
 
+def clients(answer: dict[str, Any]) -> int:
+    """Packets that were seen to leave the client's paced device."""
+    return events(of(answer, "pod:eth0", "client")["bins"])
+
+
 def test_a_prime_number_of_packets_waits_as_long_as_their_rate_says(
     pods: TwoPods, probe: Watched, paced: None
 ) -> None:
-    probe.arm()
-    took_ns = send(pods, PRIME)
-    answer, reading = probe.collect()
+    answer, reading, took_ns = whole(probe, PRIME, lambda: send(pods, PRIME), clients)
     queue = of(answer, "pod:eth0", "client")
-    assert PRIME - lost(answer) <= events(queue["bins"]) <= PRIME
     assert (queue["discipline"], queue["ends"], queue["unseen"]) == ("tbf", ["client"], 0)
     assert "client pod:eth0 tbf" in fact(reading, "qdisc_queues")
     # The last waits for the tokens of all but the burst, the one before for a frame's less.
@@ -115,16 +118,13 @@ def test_only_the_way_out_of_a_paced_device_is_counted(
     probe.arm()
     send(pods, 19, back=True)
     answer, _ = probe.collect()
-    assert events(of(answer, "pod:eth0", "client")["bins"]) == 0
+    assert clients(answer) == 0
 
 
 def test_armed_again_it_starts_from_nothing(pods: TwoPods, probe: Watched, paced: None) -> None:
     for number in (31, 13):
-        probe.arm()
-        send(pods, number)
-        answer, _ = probe.collect()
-        seen = events(of(answer, "pod:eth0", "client")["bins"])
-        assert number - lost(answer) <= seen <= number
+        answer, _, _ = whole(probe, number, partial(send, pods, number), clients)
+        assert clients(answer) == number
 
 
 def test_a_flow_has_its_queues_in_slices_of_its_window(pods: TwoPods, paced: None) -> None:

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from two_pods import TwoPods, two_pods
-from watched import Watched, events, fact, flow, lost, watched
+from watched import Watched, events, fact, flow, watched, whole
 
 from ebpfperf.histograms import KERNEL
 from ebpfperf.loads import load
@@ -120,22 +122,20 @@ def probe(loaded: Watched, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return loaded
 
 
+def waits(answer: dict[str, Any]) -> int:
+    return events(answer["bins"])
+
+
 def test_a_prime_number_of_sleeps_is_counted_exactly(probe: Watched) -> None:
-    probe.arm()
-    run(SLEEPS, PRIME)
-    answer, reading = probe.collect()
-    seen = events(answer["bins"])
-    assert PRIME - lost(answer) <= seen <= PRIME
-    assert reading.metrics["runqueue_events"] == seen
-    assert answer["unseen"] <= lost(answer)
+    answer, reading, _ = whole(probe, PRIME, partial(run, SLEEPS, PRIME), waits)
+    assert reading.metrics["runqueue_events"] == PRIME
+    assert answer["unseen"] == 0
 
 
 def test_armed_again_it_starts_from_nothing(probe: Watched) -> None:
     for number in (31, 13):
-        probe.arm()
-        run(SLEEPS, number)
-        answer, _ = probe.collect()
-        assert number - lost(answer) <= events(answer["bins"]) <= number
+        answer, _, _ = whole(probe, number, partial(run, SLEEPS, number), waits)
+        assert waits(answer) == number
 
 
 def test_other_tasks_are_not_counted(probe: Watched) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lab.namespaces import socket_in
 from two_pods import TwoPods, two_pods
-from watched import Watched, alone, events, fact, flow, lost, watched
+from watched import TRIES, Watched, alone, events, fact, flow, watched
 
 from ebpfperf.histograms import KERNEL
 from ebpfperf.loads import load
@@ -19,8 +19,6 @@ from ebpfperf.model import Status
 pytestmark = pytest.mark.lab
 
 PRIME = 509
-# A softirq of each CPU may run while it is read.
-UNDER_WAY = 2
 
 
 @pytest.fixture(scope="module")
@@ -60,28 +58,32 @@ def entries(counted: dict[str, Any]) -> int:
 
 
 def test_every_softirq_that_the_kernel_counts_is_seen(pods: TwoPods, probe: Watched) -> None:
-    before = kernels_own()
-    probe.arm()
-    with alone(pods):
-        armed = kernels_own()
-        datagrams(pods, PRIME)
-        done = kernels_own()
-    answer, _ = probe.collect()
-    after = kernels_own()
-    names = {"NET_RX", "NET_TX", "TIMER", "SCHED", "RCU", "TASKLET", "HRTIMER"}
-    assert names < set(answer["vectors"])
-    for name in set(before) & set(answer["vectors"]):
-        counted = answer["vectors"][name]
-        seen = entries(counted)
-        assert done[name] - armed[name] - lost(answer) <= seen <= after[name] - before[name]
-        # Each of them ended, and how long it ran is in its histogram and its sum alike.
-        assert abs(events(counted["run"]) - seen) <= UNDER_WAY + lost(answer)
+    for _ in range(TRIES):
+        before = kernels_own()
+        probe.arm()
+        with alone(pods):
+            armed = kernels_own()
+            datagrams(pods, PRIME)
+            done = kernels_own()
+        answer, _ = probe.collect()
+        after = kernels_own()
+        vectors = answer["vectors"]
+        names = set(before) & set(vectors)
+        assert names >= {"NET_RX", "NET_TX", "TIMER", "SCHED", "RCU", "TASKLET", "HRTIMER"}
+        # Never more than the kernel ran; not always all of them, see ``whole``.
+        assert all(entries(vectors[name]) <= after[name] - before[name] for name in names)
+        if all(entries(vectors[name]) >= done[name] - armed[name] for name in names):
+            break
+    else:
+        pytest.fail(f"softirqs were missed in each of {TRIES} attempts")
+    # A datagram over a veth raises one, and how each was raised and ended was seen as well.
+    assert entries(vectors["NET_RX"]) >= PRIME
+    assert vectors["NET_RX"]["unseen"] <= entries(vectors["NET_RX"]) / 100
+    for counted in vectors.values():
+        assert abs(events(counted["run"]) - entries(counted)) <= 3 + entries(counted) / 100
         bounds = [(KERNEL.bounds_ns(index), count) for index, count in counted["run"]]
         assert sum(low * count for (low, _), count in bounds) <= counted["run_ns"]
         assert sum(high * count for (_, high), count in bounds) >= counted["run_ns"]
-    # A datagram over a veth raises one.
-    assert entries(answer["vectors"]["NET_RX"]) >= PRIME - lost(answer)
-    assert answer["vectors"]["NET_RX"]["unseen"] <= UNDER_WAY + lost(answer)
 
 
 def test_armed_again_it_starts_from_nothing(pods: TwoPods, probe: Watched) -> None:

@@ -23,7 +23,8 @@ TC_H_ROOT, TCA_KIND = 0xFFFFFFFF, 1
 
 SOURCE = r"""
 struct qdisc_device { u32 netns, ifindex; };
-struct qdisc_packet { u64 since; struct qdisc_device device; u32 place; };
+/* Without padding, which verifiers before Linux 6.3 do not let into a map. */
+struct qdisc_packet { u64 since, place; struct qdisc_device device; };
 BPF_HASH(qdisc_devices, struct qdisc_device, u32, QDISC_DEVICES);
 /* Packets that a discipline dropped never leave: the oldest make room. */
 BPF_TABLE("lru_hash", u64, struct qdisc_packet, qdisc_packets, 16384);
