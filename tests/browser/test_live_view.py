@@ -1,7 +1,8 @@
-"""A campaign run from a notebook in a real JupyterLab, against an embedded cluster, and stopped."""
+"""A campaign run from a notebook in a real JupyterLab, against an embedded cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from in_jupyterlab import SECOND_MS, browsing, executed, run_all, serving
+from lab.namespaces import restart_after
 from playwright.sync_api import expect
 
 from ebpfperf import templates
+from ebpfperf.kube import Kube
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
@@ -36,6 +39,8 @@ def lab() -> Iterator[Lab]:
     name = f"seen-{os.getpid()}"
     try:
         lab, _ = lifecycle.up(Shape(name))
+        with contextlib.closing(Kube.connect(str(lab.kubeconfig))) as kube:
+            restart_after(kube, lab)
         yield lab
     finally:
         lifecycle.down(name)
