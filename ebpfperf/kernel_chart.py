@@ -21,7 +21,7 @@ from ebpfperf.findings import Sentences
 from ebpfperf.model import Campaign, Status
 from ebpfperf.tables import Table
 
-_POD_DEVICE = re.compile(r"\bcali\w+")
+_POD_DEVICE = re.compile(r"(?<![\w.])cali\w+")
 
 
 def softirqs(trials: pd.DataFrame, campaign: Campaign) -> tuple[Chart | Sentences, ...]:
@@ -100,15 +100,17 @@ def programs(
 ) -> tuple[Chart | Sentences, ...]:
     """For each flow the time of one run of the BPF programs at each hook of the path's devices."""
     ours = samples[samples["source"].eq("bpf_programs")]
-    joined = ours.merge(_good(trials, campaign)[["trial_id", "block", "treatment", "flow"]])
+    good = _good(trials, campaign)[["trial_id", "block", "treatment", "flow"]]
+    joined = ours.merge(good, on="trial_id")
     if joined.empty:
         return (missing("bpf_programs", campaign),)
     split = joined["metric"].str.partition(":")
     joined = joined.assign(
         kind=split[0], hook=joined["endpoint"] + ", " + split[2].map(hook_name), raw=split[2]
     )
+    several = _several(facts.merge(good, on="trial_id"))
     charts = [
-        _programs(rows, _several(facts), campaign, flow=flow.name)
+        _programs(rows, several, campaign, flow=flow.name)
         for flow in campaign.flows
         if (rows := joined[joined["flow"].eq(flow.name)])["kind"].eq(_RUN).any()
     ]
@@ -124,10 +126,15 @@ def hook_name(hook: str) -> str:
 
 
 def _programs(
-    rows: pd.DataFrame, several: dict[str, int], campaign: Campaign, *, flow: str
+    rows: pd.DataFrame, several: dict[tuple[str, str], int], campaign: Campaign, *, flow: str
 ) -> Chart:
     style = looks(campaign)
+    keys = ["hook", "treatment"]
+    counts = rows[rows["kind"].eq(_RUNS)].groupby(keys)["value"].sum()
     ran = rows[rows["kind"].eq(_RUN)]
+    enough = pd.MultiIndex.from_frame(ran[keys]).isin(counts.index[counts.ge(_FEWEST_RUNS)])
+    few = sorted(set(ran.loc[~enough, "hook"]))
+    ran = ran[enough]
     hooks = sorted(set(ran["hook"]))
     names = [name for name in baseline_first(campaign) if ran["treatment"].eq(name).any()]
     lines = [
@@ -153,10 +160,8 @@ def _programs(
             place += 1
             ticks.append(place)
             one = ran[ran["hook"].eq(hook) & ran["treatment"].eq(name)]
-            count = rows.loc[
-                rows["kind"].eq(_RUNS) & rows["hook"].eq(hook) & rows["treatment"].eq(name), "value"
-            ].sum()
-            many = max((several.get(raw, 1) for raw in one["raw"]), default=1)
+            count = counts[hook, name]
+            many = max((several.get((name, raw), 1) for raw in one["raw"]), default=1)
             labels.append(name + (f" ({many} programs)" if many > 1 else ""))
             look, centre = style[name], anatomy.centred(one["value"], campaign)
             axes.plot(one["value"], np.full(len(one), place + 0.2), look.marker, alpha=0.55,
@@ -178,6 +183,8 @@ def _programs(
     axes.set_xlabel("ns a run, the clock's own time in it")
     columns = ["hook", "treatment", "programs", "ns_per_run", "low_ns", "high_ns", "runs"]
     title = f"BPF programs of flow {flow}: time of one run, by hook"
+    if few:
+        title += f" (fewer than {_FEWEST_RUNS} runs, and so not shown: {'; '.join(few)})"
     said = "; ".join(
         f"{hook} {name} {units.duration_ns(at)} of {count:,.0f} runs"
         for hook, name, _, at, _, _, count in shown
@@ -185,17 +192,20 @@ def _programs(
     return Chart(figure, title, f"{title}. {said}.", pd.DataFrame(shown, columns=columns))
 
 
-def _several(facts: pd.DataFrame) -> dict[str, int]:
-    """Hook → how many programs hang there, where it is more than one."""
+def _several(facts: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """(Treatment, hook) → how many programs hung there, where it was more than one."""
     rows = facts[facts["name"].str.startswith(_PROGRAMS_ON)]
-    found: dict[str, int] = {}
-    for name, value in zip(rows["name"], rows["value"], strict=True):
-        hook, count = str(name).removeprefix(_PROGRAMS_ON), str(value).count(",") + 1
+    found: dict[tuple[str, str], int] = {}
+    for treatment, name, value in zip(rows["treatment"], rows["name"], rows["value"], strict=True):
+        key = str(treatment), str(name).removeprefix(_PROGRAMS_ON)
+        count = str(value).count(",") + 1
         if count > 1:
-            found[hook] = max(count, found.get(hook, 0))
+            found[key] = max(count, found.get(key, 0))
     return found
 
 
+# What fewer runs took is chance.
+_FEWEST_RUNS = 30
 _PROGRAMS_ON = "bpf_programs_on:"
 
 
