@@ -249,15 +249,6 @@ def _reason(said: str) -> str:
     return lines[-1] if lines else ""
 
 
-def try_out(tool: Tool, flow: Flow, client: Endpoint, server: Endpoint) -> str:
-    """Why the tool does not run on this machine; empty where it does."""
-    try:
-        with running(tool.argv(flow, client, server)):
-            return ""
-    except Unusable as error:
-        return str(error)
-
-
 _BINS = re.compile(r"^(?:[\[(].*[\])]|\s*\d+ -> \d+\s+:)\s+(\d+)\s+\|", re.M)
 _COUNTS = re.compile(r"^@\w*(?:\[.*\])?: (\d+)$", re.M)
 _LINES = re.compile(r"^\d\d:\d\d:\d\d .*->? ?|^\d\d:\d\d:\d\d \d+ .*|^\d+ +\S+ +[46] .*", re.M)
@@ -270,7 +261,7 @@ def events(printed: str) -> int:
 
 
 @contextlib.contextmanager
-def statistics() -> Iterator[None]:
+def program_statistics() -> Iterator[None]:
     """The kernel counts runs of BPF programs inside the block (BPF_ENABLE_STATS); OSError."""
     handle = bpf_call.enable_statistics()
     try:
