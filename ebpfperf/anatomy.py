@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ebpfperf import compare, histograms, stats
-from ebpfperf.model import Campaign, HistogramBin, Status
+from ebpfperf.model import Campaign, HistogramBin, Path, Status
 
 PLACES: tuple[str, ...] = (
     "pod-queue",
@@ -42,7 +42,8 @@ POD_VETH, HOST_STACK, OVERLAY, NIC_AND_WIRE, SOCKET = PARTS = (
     "socket",
 )
 UNTIL_SOCKET, WHOLE = TOTALS = ("until the socket", "whole way")
-HALVES = SENDER, WIRE, RECEIVER = ("sender", "wire", "receiver")
+SENDER, WIRE, RECEIVER = "sender", "wire", "receiver"
+ENDS = ("client", "server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,16 +374,26 @@ def by_block(
     return found
 
 
-def senders(frame: pd.DataFrame, campaign: Campaign) -> list[tuple[str, str]]:
-    """(Flow, sender) of a frame, flows as in the campaign file and the client first."""
+def senders(
+    frame: pd.DataFrame, campaign: Campaign, *, control: bool | None = None
+) -> list[tuple[str, str]]:
+    """(Flow, sender) of a frame: exchanges first, flows as in the campaign file, clients first.
+
+    Parameters
+    ----------
+    control
+        True for flows between hosts alone, which no overlay touches; False for the others, or for
+        those between hosts where there are no others; None for all of them.
+    """
     there = frame[["flow", "sender"]].drop_duplicates()
     pairs = set(zip(there["flow"], there["sender"], strict=True))
-    return [
-        (flow.name, end)
-        for flow in campaign.flows
-        for end in ("client", "server")
-        if (flow.name, end) in pairs
-    ]
+    flows = sorted(campaign.flows, key=lambda flow: flow.load != "request-response")
+    hosts = [flow for flow in flows if flow.path is Path.HOST_HOST]
+    others = [flow for flow in flows if flow not in hosts]
+    if control is not None:
+        of_pods = any((flow.name, end) in pairs for flow in others for end in ENDS)
+        flows = others if of_pods and not control else hosts if of_pods or not control else []
+    return [(flow.name, end) for flow in flows for end in ENDS if (flow.name, end) in pairs]
 
 
 def centred(values: pd.Series[float], campaign: Campaign) -> stats.Interval:

@@ -60,14 +60,16 @@ def waterfalls(
 
 
 def differences(
-    costs: pd.DataFrame, found: pd.DataFrame, campaign: Campaign
-) -> tuple[Chart | Sentences, ...]:
-    """For each flow and sender the difference to the baseline by part; or what is missing."""
-    pairs = anatomy.senders(found, campaign)
-    charts = tuple(
-        _difference(costs, found, campaign, flow=flow, sender=sender) for flow, sender in pairs
+    costs: pd.DataFrame, found: pd.DataFrame, campaign: Campaign, *, control: bool = False
+) -> tuple[Chart, ...]:
+    """For each flow and sender the difference to the baseline by part.
+
+    ``control`` asks for the flows between hosts, which no overlay touches, in place of the others.
+    """
+    return tuple(
+        _difference(costs, found, campaign, flow=flow, sender=sender)
+        for flow, sender in anatomy.senders(found, campaign, control=control)
     )
-    return charts or (missing("hops", campaign),)
 
 
 def _waterfall(

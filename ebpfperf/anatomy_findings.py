@@ -44,9 +44,7 @@ def where(found: pd.DataFrame, walked: pd.DataFrame, campaign: Campaign) -> Head
     ``found`` is the frame of ``anatomy.differences``, ``walked`` that of ``anatomy.steps``. Flows
     between hosts are the control and lead only where there is no other.
     """
-    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
-    ways = anatomy.senders(found, campaign)
-    asked = [way for way in ways if way[0] not in hosts] or ways
+    asked = anatomy.senders(found, campaign, control=False)
     if not asked:
         return missing("hops", campaign)
     items = []

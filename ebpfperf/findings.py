@@ -340,7 +340,11 @@ def _underlay(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
     hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
     if not hosts:
         return ["No host-host flow was driven: what the underlay itself carries is not known."]
-    rows = effects[effects["flow"].isin(hosts) & effects["metric"].eq("received_bits_per_s")]
+    rows = effects[effects["flow"].isin(hosts) & effects["metric"].isin(_OF_THE_UNDERLAY)]
+    if rows.empty:
+        return [
+            "Between hosts no trial has given a number: what the underlay carries is not known."
+        ]
     off = [
         f"{row['treatment']} {tables.percent(row['ratio'])} "
         f"({tables.interval(row['low'], row['high'])})"
@@ -358,6 +362,9 @@ def _underlay(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
         "Between hosts, where no overlay is in the way, no difference was established "
         f"(detectable {seen})."
     ]
+
+
+_OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
 
 
 def repeat(campaign: FilePath, notebook: str) -> Commands:

@@ -63,7 +63,7 @@ def softirqs(trials: pd.DataFrame, campaign: Campaign) -> tuple[Chart | Sentence
 def waits(
     trials: pd.DataFrame, histograms: pd.DataFrame, campaign: Campaign
 ) -> tuple[Table | Sentences, ...]:
-    """Waits for a CPU, in softirqs and in queues by flow and treatment, of all trials together."""
+    """Waits for a CPU, of softirqs and in queues by flow and treatment, of all trials together."""
     good = _good(trials, campaign)
     rows = []
     for flow, treatment, ours in _each(good, campaign):
@@ -73,10 +73,9 @@ def waits(
             if probe not in campaign.optional_probes:
                 continue
             of = bins[bins["metric"].eq(metric) | bins["metric"].str.startswith(f"{metric}:")]
-            row[f"{words}: number"] = f"{int(of['count'].sum()):,}"
-            for q in (0.5, 0.99):
-                at = anatomy.quantile_ns(of, q)
-                row[f"{words}: p{100 * q:g}"] = "–" if pd.isna(at) else micro(at)
+            at = [anatomy.quantile_ns(of, q) for q in (0.5, 0.99)]
+            shown = "–" if pd.isna(at[0]) else " / ".join(map(micro, at))
+            row[words] = f"{shown} ({int(of['count'].sum()):,})"
         rows.append(row)
     absent = [probe for probe in dict.fromkeys(probe for probe, _ in _WAITS.values())
               if probe not in campaign.optional_probes]  # fmt: skip
@@ -84,13 +83,13 @@ def waits(
     frame = pd.DataFrame(rows)
     if len(absent) == len({probe for probe, _ in _WAITS.values()}) or frame.empty:
         return said
-    caption = "Waits in the watched time: their number, and percentiles of all trials together"
+    caption = "Waits, median / 99th percentile (number) in the watched time of all trials together"
     return (Table(caption, frame, numeric=tuple(map(str, frame.columns[2:]))), *said)
 
 
 _WAITS = {
     "for a CPU": ("runqueue", "runqueue_ns"),
-    "NET_RX": ("softirq", "softirq_wait_ns:NET_RX"),
+    "of softirq NET_RX": ("softirq", "softirq_wait_ns:NET_RX"),
     "in a queue": ("qdisc", "qdisc_ns"),
 }
 
