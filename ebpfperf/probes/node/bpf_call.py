@@ -12,7 +12,7 @@ CALLS = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64":
 PROG_LOAD, PROG_NEXT_ID, PROG_BY_ID, INFO_BY_FD = 5, 11, 13, 15
 PROG_QUERY, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 16, 17, 32
 RUN_TIME = 0
-TRACING, FENTRY = 26, 24
+TRACING, KINDS = 26, {"fentry": 24, "fexit": 25}
 INFO_BYTES, NAME_AT, TIMES_AT = 208, 64, 192
 LIMIT = 64  # programs on one hook
 
@@ -73,18 +73,19 @@ def on_device(ifindex, kind):
     return list(ids)[:count]
 
 
-def take_fentry(type_id):
-    """Have the kernel take and let go an empty program at the beginning of a function; OSError.
+def load_tracing(code, type_id, kind):
+    """A descriptor of a program for a function of the kernel; OSError with the verifier's reason.
 
-    ``type_id`` is the function's number in the kernel's BTF.
+    ``type_id`` is the function's number in the kernel's BTF, ``kind`` is ``fentry`` or ``fexit``.
     """
-    code = buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0))  # return 0
-    licence = buffer(b"GPL\0")
-    attributes = struct.pack("=IIQQ", TRACING, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    code, licence = buffer(code), buffer(b"GPL\0")
+    places = ctypes.addressof(code), ctypes.addressof(licence)
+    attributes = struct.pack("=IIQQ", TRACING, len(code) // 8, *places)
     attributes += struct.pack("=IIQII", 0, 0, 0, 0, 0)  # no log; any version; no flags
-    attributes += struct.pack("=16sIIIIQIIQII", b"", 0, FENTRY, 0, 0, 0, 0, 0, 0, 0, type_id)
-    program = call(PROG_LOAD, buffer(attributes))
-    try:
-        os.close(call(RAW_TRACEPOINT_OPEN, buffer(struct.pack("=QII", 0, program, 0))))
-    finally:
-        os.close(program)
+    attributes += struct.pack("=16sIIIIQIIQII", b"", 0, KINDS[kind], 0, 0, 0, 0, 0, 0, 0, type_id)
+    return call(PROG_LOAD, buffer(attributes))
+
+
+def attach_tracing(program):
+    """A descriptor: while it is open the program runs; OSError."""
+    return call(RAW_TRACEPOINT_OPEN, buffer(struct.pack("=QII", 0, program, 0)))

@@ -1,10 +1,11 @@
 """Time inside chosen kernel functions, from their entry to their return, of the whole kernel.
 
 By fentry and fexit where the kernel takes them, by kprobe and kretprobe otherwise; function by
-function, because BCC finds those of modules by kprobe alone.
+function, because the types of modules, which fentry needs, are apart.
 """
 
 import os
+import struct
 
 import bpf_call
 from ground import Probe as Base
@@ -26,6 +27,7 @@ NAMES = (
 )
 FENTRY, KPROBE = "fentry", "kprobe"
 DEPTH = 16  # a power of two
+NOTHING = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # return 0
 
 SOURCE = r"""
 /* What was entered and not left yet on a CPU: interrupts nest, so the last in is the first out. */
@@ -94,20 +96,13 @@ static __always_inline int functions_leave(u32 function)
     return 0;
 }
 """
-# BCC takes the kernel's function from the name of a program of this kind.
-PROGRAMS = {
-    FENTRY: """
-int kfunc__{name}(void *ctx) {{ return functions_enter({number}); }}
-int kretfunc__{name}(void *ctx) {{ return functions_leave({number}); }}
-""",
-    KPROBE: """
-int functions_enter_{name}(struct pt_regs *ctx) {{ return functions_enter({number}); }}
-int functions_leave_{name}(struct pt_regs *ctx) {{ return functions_leave({number}); }}
-""",
-}
+PROGRAMS = """
+int functions_enter_{name}(void *ctx) {{ return functions_enter({number}); }}
+int functions_leave_{name}(void *ctx) {{ return functions_leave({number}); }}
+"""
 # The return first: what returns before its entry was seen is known as such.
 HOOKS = {
-    FENTRY: (("fexit", "kretfunc__"), ("fentry", "kfunc__")),
+    FENTRY: (("fexit", "functions_leave_"), ("fentry", "functions_enter_")),
     KPROBE: (("kretprobe", "functions_leave_"), ("kprobe", "functions_enter_")),
 }
 
@@ -119,52 +114,43 @@ class Probe(Base):
     hot = True
 
     def __init__(self, ground, options):
-        forced = options.get("variant")
-        there = traceable(ground.tracing)
         names = sorted(options.get("functions", NAMES))
-        self.missing = [name for name in names if name not in there]
-        # Function -> its variant, and the reasons of those that can have none.
-        self.variants = {}
-        reasons = []
+        there = traceable(ground.tracing)
+        # Function -> its variant and how the observer is told of it.
+        self.chosen = {}
+        reasons = set()
         for name in names:
             if name in there:
-                variant, why = variant_of(ground, name, forced)
-                reasons += why
+                variant, event, why = choose(ground, name, options.get("variant"))
+                reasons.update(why)
                 if variant:
-                    self.variants[name] = variant
-                else:
-                    self.missing.append(name)
-        if not self.variants and not reasons:
+                    self.chosen[name] = variant, event
+        self.missing = [name for name in names if name not in self.chosen]
+        if not self.chosen and not reasons:
             message = "This kernel has none of the functions %s." % ", ".join(names)
             raise Unavailable("no_functions", message)
-        if not self.variants:
-            why = "; ".join(sorted(set(reasons)))
+        if not self.chosen:
+            why = "; ".join(sorted(reasons))
             raise Unavailable("no_kprobes", "No function of this kernel can be watched: %s." % why)
-        self.functions = sorted(self.variants)
-        self.rows = len(self.functions) + 1
-        count = len(self.functions)
-        self.flags = ["-DFUNCTIONS_COUNT=%d" % count, "-DFUNCTIONS_DEPTH=%d" % DEPTH]
+        self.rows = len(self.chosen) + 1
+        self.flags = ["-DFUNCTIONS_COUNT=%d" % len(self.chosen), "-DFUNCTIONS_DEPTH=%d" % DEPTH]
         self.source = SOURCE + "".join(
-            PROGRAMS[self.variants[name]].format(name=name, number=number)
-            for number, name in enumerate(self.functions)
+            PROGRAMS.format(name=name, number=number) for number, name in enumerate(self.chosen)
         )
         self.hooks = tuple(
-            (kind, name, prefix + name)
-            for name in self.functions
-            for kind, prefix in HOOKS[self.variants[name]]
+            (kind, event, prefix + name)
+            for name, (variant, event) in self.chosen.items()
+            for kind, prefix in HOOKS[variant]
         )
 
     def facts(self):
         """Which functions are watched and how, and which cannot be."""
-        return {
-            "variant": "; ".join(
-                "%s of %s" % (variant, ", ".join(names))
-                for variant in (FENTRY, KPROBE)
-                for names in [[n for n in self.functions if self.variants[n] == variant]]
-                if names
-            ),
-            "missing": ", ".join(sorted(self.missing)) or "none",
-        }
+        said = []
+        for wanted in (FENTRY, KPROBE):
+            names = [name for name, (variant, _) in self.chosen.items() if variant == wanted]
+            if names:
+                said.append("%s of %s" % (wanted, ", ".join(names)))
+        return {"variant": "; ".join(said), "missing": ", ".join(self.missing) or "none"}
 
     def arm(self, maps, ends):
         """Forget what was entered and not left."""
@@ -173,7 +159,7 @@ class Probe(Base):
     def read(self, maps, rows):
         """Per function: calls and bins, and returns whose entry was not seen; entries too deep."""
         found = {}
-        for number, name in enumerate(self.functions):
+        for number, name in enumerate(self.chosen):
             row = rows[number]
             found[name] = {
                 "events": row.events if row else 0,
@@ -185,30 +171,39 @@ class Probe(Base):
 
 def traceable(tracing):
     """Names of the functions that this kernel can trace, or of all where it does not say."""
-    for place in (os.path.join(tracing, "available_filter_functions"), "/proc/kallsyms"):
+    lists = (os.path.join(tracing, "available_filter_functions"), 0), ("/proc/kallsyms", 2)
+    for place, column in lists:
         try:
             with open(place) as stream:
-                lines = [line.split() for line in stream]
+                return {line.split()[column] for line in stream}
         except OSError:
             continue
-        if lines:
-            return {words[0] if "kallsyms" not in place else words[2] for words in lines}
     return set()
 
 
-def variant_of(ground, name, forced):
-    """The variant of a function, None where it can have none, and why not the better ones."""
+def choose(ground, name, forced):
+    """The variant of a function (None where it has none), its event, why not the better ones."""
     why = []
     if forced in (None, FENTRY):
         try:
-            bpf_call.take_fentry(ground.types().function(name))
-            return FENTRY, why
+            number = ground.types().function(name)
+            try_fentry(number)
+            return FENTRY, "%s:%d" % (name, number), why
         except KeyError:
             why.append("fentry needs a function of the kernel itself, not of a module")
         except (OSError, Unavailable) as failure:
             why.append("fentry is refused (%s)" % (getattr(failure, "strerror", None) or failure))
     if forced in (None, KPROBE):
         if ground.kprobes():
-            return KPROBE, why
+            return KPROBE, name, why
         why.append("the kernel was built without kprobes")
-    return None, why
+    return None, "", why
+
+
+def try_fentry(number):
+    """Have the kernel take, run and let go a program that does nothing; OSError."""
+    program = bpf_call.load_tracing(NOTHING, number, FENTRY)
+    try:
+        os.close(bpf_call.attach_tracing(program))
+    finally:
+        os.close(program)

@@ -40,7 +40,8 @@ class Probe:
     source, flags
         C for BCC after that of counting.py, and what the compiler is told; empty: no BPF program.
     hooks
-        (kind, event, function): ``tracepoint``, ``raw``, ``kprobe`` or ``kretprobe``.
+        (kind, event, function): ``tracepoint``, ``raw``, ``kprobe`` or ``kretprobe``; ``fentry`` or
+        ``fexit``, whose event has the number of the function's type: ``ip_rcv:88271``.
     rows
         Rows of the shared histogram that it owns.
     hot

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 
+import bpf_call
 from counting import ALWAYS, ENDS, MOMENT_LAYOUT, OPENINGS, SOURCE, pack_end, put, rows_of
 from ground import Ground, Unavailable, say
 
@@ -39,6 +40,7 @@ class Programs:
 
         self.bcc = bcc
         self.attached = {}
+        self.tracing = {}
         flags = ["-DENDS=%d" % ENDS, "-w"]
         row = 0
         self.first_row = {}
@@ -48,13 +50,8 @@ class Programs:
             flags += probe.flags
             row += probe.rows
         text = SOURCE + "\n".join(probe.source for probe in probes)
-
-        class Unattached(bcc.BPF):
-            def _trace_autoload(self):
-                """Attach nothing by the names of functions: ``link`` does it, when it is time."""
-
         try:
-            self.bpf = Unattached(text=text, cflags=flags)
+            self.bpf = bcc.BPF(text=text, cflags=flags)
         except Exception as error:  # bcc raises bare Exception for compile and load failures
             raise Unavailable("not_loaded", "BCC cannot compile the program: %s." % error) from None
 
@@ -89,11 +86,13 @@ class Programs:
             if handle < 0:
                 raise OSError("the kernel refuses to attach to it")
             return lambda: os.close(handle)
-        if kind in ("fentry", "fexit"):
-            program = self.bpf.load_func(function, self.bcc.BPF.TRACING)
-            handle = lib.bpf_attach_raw_tracepoint(program.fd, None)
-            if handle < 0:
-                raise OSError("the kernel refuses to attach to it")
+        if kind in bpf_call.KINDS:
+            # Not by BCC, which would read all types of the kernel anew for each program.
+            if function not in self.tracing:
+                code = self.bpf.dump_func(function)
+                _, _, type_id = event.partition(":")
+                self.tracing[function] = bpf_call.load_tracing(code, int(type_id), kind)
+            handle = bpf_call.attach_tracing(self.tracing[function])
             return lambda: os.close(handle)
         if kind == "kprobe":
             self.bpf.attach_kprobe(event=event, fn_name=function)
@@ -116,10 +115,11 @@ class Programs:
         found = {}
         for function in {function for _, _, function in hooks}:
             program = self.bpf.funcs.get(function.encode())
-            if program is None:
+            handle = program.fd if program else self.tracing.get(function)
+            if handle is None:
                 continue
             try:
-                with open("/proc/self/fdinfo/%d" % program.fd) as stream:
+                with open("/proc/self/fdinfo/%d" % handle) as stream:
                     pairs = [line.split() for line in stream]
             except OSError:
                 continue
