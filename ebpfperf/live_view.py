@@ -183,6 +183,9 @@ def _seen(reading: Reading) -> str:
 
 
 def _note(name: str, reading: Reading) -> str:
+    # In the record it is over without the probe's turn; in a look that may still come.
+    if reading.reason.startswith("not_watched:"):
+        return "nothing yet"
     skipped = [fact.value for fact in reading.facts if fact.name == f"{name}_skipped"]
     return reading.reason or "".join(skipped)
 

@@ -172,6 +172,7 @@ def readings() -> dict[str, Reading]:
         "hops": Reading(histograms=rows),
         "softirq": Reading(facts=(Fact("", "softirq_skipped", "node-1: not begun"),)),
         "drops": Reading(metrics={"dropped_packets": 0.0}),
+        "runqueue": Reading(Status.FAILED, "not_watched: node-1: it was over before its turn"),
         "host_counters": counters(2.0, server_rx_bytes=100),
     }
 
@@ -186,7 +187,9 @@ def test_bars_are_the_steps_and_whole_ways_are_left_out() -> None:
 
 def test_the_counts_say_why_a_probe_is_silent() -> None:
     frame = live_view.counts(readings()).frame.set_index("probe")
-    assert frame["seen"].to_dict() == {"tcp_rtt": "–", "hops": "18", "softirq": "–", "drops": "0"}
+    seen = {"tcp_rtt": "–", "hops": "18", "softirq": "–", "drops": "0", "runqueue": "–"}
+    assert frame["seen"].to_dict() == seen
+    assert frame.loc["runqueue", "note"] == "nothing yet"
     assert frame.loc["softirq", "note"] == "node-1: not begun"
 
 
