@@ -55,7 +55,7 @@ class Watched:
             route.abort()
 
 
-NAMES = ("index", "overlay-comparison", "felix-flags", "capacity-planning")
+NAMES = ("index", "overlay-comparison", "felix-flags", "latency-anatomy", "capacity-planning")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,6 +41,7 @@ def test_every_template_becomes_a_page_and_an_executed_notebook(
     assert [one.notebook for one in reports] == [
         "overlay-comparison",
         "felix-flags",
+        "latency-anatomy",
         "capacity-planning",
     ]
     for one in reports:
@@ -57,7 +58,7 @@ def test_every_template_becomes_a_page_and_an_executed_notebook(
 def test_the_reports_on_treatments_say_what_the_probes_cost(
     reports: tuple[report.Report, ...],
 ) -> None:
-    for one in reports[:2]:
+    for one in reports[:3]:
         html = one.html.read_text()
         assert "The probes (tcp_rtt) changed flow rr by: Round trip, median " in html
         assert ">Probes on against probes off, both under none, " in html
