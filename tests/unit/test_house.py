@@ -38,6 +38,7 @@ MEASURE = {
 ANALYSE = {
     "stats", "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
+    "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
 
