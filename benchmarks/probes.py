@@ -52,6 +52,7 @@ from ebpfperf.lab.state import Shape
 from ebpfperf.loads.sockperf import LOG
 from ebpfperf.model import (
     ALWAYS_ON,
+    PROBE_SHARE_PCT,
     ClusterRef,
     Dataplane,
     Endpoint,
@@ -64,7 +65,7 @@ from ebpfperf.model import (
     Treatment,
 )
 from ebpfperf.probes.host_counters import HostCounters
-from ebpfperf.probes.observers import SHARE, Observers
+from ebpfperf.probes.observers import Observers
 from ebpfperf.units import BITS_PER_BYTE, NS_PER_S
 
 Floats = NDArray[np.float64]
@@ -155,6 +156,8 @@ class Bench:
 
     Attributes
     ----------
+    headers
+        Words on the kernel headers that BCC compiles with.
     took_s
         Arm → how long it took to be ready the last time.
     """
@@ -169,14 +172,15 @@ class Bench:
         self.nodes = cluster.nodes
         self.took_s: dict[str, float] = {}
         self._observers = {}
-        for always, wanted, share in ((False, names, SHARE), (True, SLICED, 1.0)):
+        for always, wanted, share in ((False, names, PROBE_SHARE_PCT / 100), (True, SLICED, 1.0)):
             of = [probes.probe(name) for name in names if name in wanted]
             observers = Observers(of, share=share, whole=True)
             stack.callback(observers.detach)
-            observers.attach(self.nodes)
+            facts = observers.attach(self.nodes)
             if refused := observers.refused():
                 raise SystemExit(f"Probes that do not run here: {refused}")
             observers.rest()
+            self.headers = next(fact.value for fact in facts if fact.name == "probes_headers")
             self._observers[always] = observers
 
     def needs_s(self, arm: Arm) -> float:
@@ -421,8 +425,13 @@ def measure(
             head = f"block {turn.block + 1} of {blocks}, connection {turn.connection + 1}"
             print(f"{head}: {turn.arm}: {said}", file=sys.stderr, flush=True)
             found.append(turn)
-    asked = tuple(pair for pair in alike if not cannot.keys() & set(pair))
-    return Found(tuple(found), tuple(arm.name for arm in arms), cannot, asked)
+    return Found(
+        tuple(found),
+        tuple(arm.name for arm in arms),
+        cannot,
+        tuple(pair for pair in alike if not cannot.keys() & set(pair)),
+        bench.headers,
+    )
 
 
 def main() -> None:
@@ -459,10 +468,10 @@ def main() -> None:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     print(report(found))
     print(
-        f"\n{where['date']}, Linux {where['kernel']}, {where['cpus']} cores for both nodes together,"
-        f" Calico {arguments.release} as the lab presents it, eBPF, overlay {overlay.value}; turns"
-        f" of {arguments.seconds:g} s; load average {where['load_average']:.1f} at the start,"
-        f" {os.getloadavg()[0]:.1f} at the end."
+        f"\n{where['date']}, Linux {where['kernel']}, {where['cpus']} cores for both nodes together"
+        f", Calico {arguments.release} as the lab presents it, eBPF, overlay {overlay.value}; each"
+        f" probe in slices {PROBE_SHARE_PCT:g} % of the time; load average"
+        f" {where['load_average']:.1f} at the start, {os.getloadavg()[0]:.1f} at the end."
     )
 
 

@@ -78,12 +78,15 @@ class Found:
         Arm → why it does not run here.
     asked_alike
         (a probe's arm, the arm that asks the same question).
+    headers
+        Words on the kernel headers that BCC compiles with.
     """
 
     turns: tuple[Turn, ...]
     arms: tuple[str, ...]
     cannot: Mapping[str, str]
     asked_alike: tuple[tuple[str, str], ...]
+    headers: str = ""
 
 
 def log_ratios(turns: Iterable[Turn], metric: Metric) -> dict[str, list[tuple[int, float]]]:
@@ -166,6 +169,12 @@ def report(found: Found) -> str:
         lines += ["", "the same question, paired by block", *_table(pairs)]
     lines += ["", "does not run here"] if found.cannot else []
     lines += [f"  {arm}: {why}" for arm, why in found.cannot.items()]
+    if not found.headers.startswith("of this kernel"):
+        lines += [
+            "",
+            f"BCC compiles with headers of another kernel ({found.headers}). Tools that read",
+        ]
+        lines += ["structures by those (runqlat) cost what they cost and print nonsense."]
     return "\n".join([*lines, "", *_aims(ratios, found.asked_alike)])
 
 
