@@ -32,7 +32,7 @@ PLACES: tuple[str, ...] = (
     "pod-receive",
     "socket-copy",
 )
-"""Where a packet is seen, in the order of the way; the last six and nic-rx are the receiver's."""
+"""Where a packet is seen, in the order of the way; from ``nic-rx`` on it is the receiver's."""
 
 POD_VETH, HOST_STACK, OVERLAY, NIC_AND_WIRE, SOCKET = PARTS = (
     "pod veth",
@@ -197,41 +197,30 @@ def steps(
         ``COLUMNS``. ``mean_ns`` is exact, of the packets that take the step; ``cost_ns`` is per
         packet: the mean times the share. Empty where no probe followed packets.
     """
-    means = samples.loc[
-        samples["source"].eq("hops") & samples["metric"].str.startswith(_MEAN),
-        ["trial_id", "endpoint", "metric", "value"],
-    ]
-    means = means.assign(step=means["metric"].str.removeprefix(_MEAN))
-    counted = found[found["metric"].str.startswith(_BINS)]
-    counted = counted.assign(step=counted["metric"].str.removeprefix(_BINS))
-    events = counted.groupby(["trial_id", "endpoint", "step"])["count"].sum().rename("events")
-    seen = means[means["step"].str.contains(">", regex=False)].merge(
-        events.reset_index(), on=["trial_id", "endpoint", "step"]
-    )
-    good = _good(trials, campaign)
-    joined = seen.merge(good, on="trial_id", validate="many_to_one")
-    rows: list[dict[str, object]] = []
-    keys = ["trial_id", "block", "treatment", "flow", "endpoint"]
-    for key, group in joined.groupby(keys, sort=False):
-        pairs = [_pair(step) for step in group["step"]]
-        taken = shares(dict(zip(pairs, group["events"].astype(int), strict=True)))
-        by_pair = dict(zip(pairs, zip(group["value"], group["events"], strict=True), strict=True))
+    means = _named(samples[samples["source"].eq("hops")], _MEAN)
+    means = means[means["step"].str.contains(">", regex=False)]
+    counts = _named(found, _BINS).groupby([*_STEP])["count"].sum().rename("events").reset_index()
+    seen = means.merge(counts, on=list(_STEP)).merge(_good(trials, campaign), on="trial_id")
+    rows = []
+    for _, group in seen.groupby(["trial_id", "endpoint"], sort=False):
+        by_pair = {_pair(row["step"]): row for row in group.to_dict("records")}
+        taken = shares({pair: int(row["events"]) for pair, row in by_pair.items()})
         for pair in sorted(by_pair, key=_on_the_way):
-            mean, count = by_pair[pair]
+            row = by_pair[pair]
             rows.append(
                 {
-                    **dict(zip(("trial_id", "block", "treatment", "flow", "sender"), key,
-                               strict=True)),
+                    **{name: row[name] for name in ("trial_id", "block", "treatment", "flow")},
+                    "sender": row["endpoint"],
                     "start": pair[0],
                     "end": pair[1],
                     "part": belonging(*pair).part,
                     "half": half(*pair),
-                    "mean_ns": mean,
-                    "events": count,
+                    "mean_ns": row["value"],
+                    "events": row["events"],
                     "share": taken[pair],
-                    "cost_ns": mean * taken[pair],
+                    "cost_ns": row["value"] * taken[pair],
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -275,7 +264,7 @@ def differences(costs: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:
             for part in (*TOTALS, *PARTS):
                 table = paired(costs, flow=flow, sender=sender, part=part)
                 table = table.reindex(columns=[campaign.baseline, treatment]).dropna()
-                if not table.to_numpy().any():
+                if table.empty or (part in PARTS and not table.to_numpy().any()):
                     continue
                 centre = centred(table[treatment] - table[campaign.baseline], campaign)
                 rows.append(
@@ -415,6 +404,13 @@ def quantile_ns(bins: pd.DataFrame, q: float) -> float:
 
 
 _MEAN, _BINS = "hop_mean_ns:", "hop_ns:"
+_STEP = ("trial_id", "endpoint", "step")
+
+
+def _named(frame: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Rows whose metric begins so, with the rest of its name as ``step``."""
+    ours = frame[frame["metric"].str.startswith(prefix)]
+    return ours.assign(step=ours["metric"].str.removeprefix(prefix))
 
 
 def _good(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:

@@ -45,6 +45,8 @@ def where(found: pd.DataFrame, walked: pd.DataFrame, campaign: Campaign) -> Head
     between hosts are the control and lead only where there is no other.
     """
     asked = anatomy.senders(found, campaign, control=False)
+    if not asked and len(walked):
+        return Sentences(("There is no treatment to compare the baseline's packets with.",))
     if not asked:
         return missing("hops", campaign)
     items = []

@@ -7,7 +7,7 @@ Percentiles are of all good trials' histograms together; zero events are shown a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -77,16 +77,15 @@ def waits(
             shown = "–" if pd.isna(at[0]) else " / ".join(map(micro, at))
             row[words] = f"{shown} ({int(of['count'].sum()):,})"
         rows.append(row)
-    absent = [probe for probe in dict.fromkeys(probe for probe, _ in _WAITS.values())
-              if probe not in campaign.optional_probes]  # fmt: skip
-    said = tuple(missing(probe, campaign) for probe in absent)
+    said = _absent(_WAITS, campaign)
     frame = pd.DataFrame(rows)
-    if len(absent) == len({probe for probe, _ in _WAITS.values()}) or frame.empty:
+    if frame.empty or len(frame.columns) == len(_WHOSE):
         return said
     caption = "Waits, median / 99th percentile (number) in the watched time of all trials together"
     return (Table(caption, frame, numeric=tuple(map(str, frame.columns[2:]))), *said)
 
 
+_WHOSE = ("flow", "treatment", "trials")
 _WAITS = {
     "for a CPU": ("runqueue", "runqueue_ns"),
     "of softirq NET_RX": ("softirq", "softirq_wait_ns:NET_RX"),
@@ -218,9 +217,7 @@ def losses(
         for words, (probe, column) in _LOSSES.items()
         if probe in campaign.optional_probes
     }
-    absent = dict.fromkeys(probe for probe, _ in _LOSSES.values())
-    said = tuple(missing(probe, campaign) for probe in absent
-                 if probe not in campaign.optional_probes)  # fmt: skip
+    said = _absent(_LOSSES, campaign)
     rows = []
     for flow, treatment, ours in _each(good, campaign):
         row: dict[str, object] = {"flow": flow, "treatment": treatment, "trials": len(ours)}
@@ -260,6 +257,14 @@ def _reasons(samples: pd.DataFrame) -> str:
 
 
 _MOST_REASONS = 3
+
+
+def _absent(wanted: Mapping[str, tuple[str, str]], campaign: Campaign) -> tuple[Sentences, ...]:
+    """What is missing for want of a probe."""
+    probes = dict.fromkeys(probe for probe, _ in wanted.values())
+    return tuple(
+        missing(probe, campaign) for probe in probes if probe not in campaign.optional_probes
+    )
 
 
 def _good(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:

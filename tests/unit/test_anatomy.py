@@ -165,6 +165,15 @@ def test_differences_are_where_they_were_made() -> None:
         assert anatomy_findings.told(difference(part)) == "cannot be told from zero"
 
 
+def test_a_campaign_of_one_treatment_has_a_way_and_nothing_to_compare() -> None:
+    alone = replace(walks.CAMPAIGN, treatments=walks.CAMPAIGN.treatments[:1])
+    steps = STEPS[STEPS["treatment"].eq("none")]
+    found = anatomy.differences(anatomy.parts(steps), alone)
+    assert found.empty
+    assert "no treatment to compare" in str(anatomy_findings.where(found, steps, alone))
+    assert len(anatomy.summary(steps, HISTOGRAMS, alone)) == 2 * (10 + 4)
+
+
 def test_bare_and_failed_trials_are_in_no_step() -> None:
     campaign = replace(walks.CAMPAIGN, probes_off=True)
     found = walks.results(campaign)
@@ -258,6 +267,7 @@ def test_every_chart_has_words_numbers_and_a_picture() -> None:
         assert any(character.isdigit() for character in item.alt), item.title
         assert "nan" not in item.alt.lower()
         assert not item.frame.empty, item.title
+    for item in {item.title.partition(":")[2]: item for item in drawn}.values():
         assert item.png().startswith(b"\x89PNG")
 
 
