@@ -63,8 +63,11 @@ static __always_inline int functions_enter(u32 function)
     if (!s)
         return 0;
     u64 at = s->depth;
-    if (at >= FUNCTIONS_DEPTH)
-        return tally(FUNCTIONS_ROW + FUNCTIONS_COUNT, 1), 0;
+    if (at >= FUNCTIONS_DEPTH) {
+        if (in_slice(bpf_ktime_get_ns()))
+            tally(FUNCTIONS_ROW + FUNCTIONS_COUNT, 1);
+        return 0;
+    }
     /* The place is taken first, so that an interrupt in between uses the next one. */
     *(volatile u64 *)&s->depth = at + 1;
     at &= FUNCTIONS_DEPTH - 1;
