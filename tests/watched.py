@@ -121,6 +121,11 @@ def whole(
     pytest.fail(f"{found} of {number} were seen, and never all in {TRIES} attempts")
 
 
+def lost(answer: Mapping[str, Any]) -> int:
+    """Events that the kernel passed over because another program ran on that CPU."""
+    return int(answer["program"].get("recursion_misses", 0))
+
+
 def fact(reading: Reading, name: str) -> str:
     (value,) = [fact.value for fact in reading.facts if fact.name == name]
     return value

@@ -290,12 +290,11 @@ class Observer:
         none = pack_end(None)
         for place in range(ENDS):
             put(bpf["flow_ends"], place, none)
-        opened = clock_ns() if window["opens"] == "now" else 0
         until = ALWAYS if window["share"] >= 1 else 0
         omit, length = window["omit_ns"], window["length_ns"]
-        moment = struct.pack(MOMENT_LAYOUT, opened, omit, length, 0, until)
-        put(bpf["moments"], 0, moment)
-        bpf["cells"].clear()
+        bpf["cells"].clear()  # before the window opens: hooks may be there already
+        opened = clock_ns() if window["opens"] == "now" else 0
+        put(bpf["moments"], 0, struct.pack(MOMENT_LAYOUT, opened, omit, length, 0, until))
         for place, end in enumerate(ends[:ENDS]):
             put(bpf["flow_ends"], place, pack_end(end))
         for opens, hook in OPENINGS.items():
@@ -334,12 +333,17 @@ class Observer:
             self.programs.detach(OPENINGS.values())
 
     def stop(self):
-        """End the turns of the hot probes."""
+        """End the turns of the hot probes and count no more: what is read then belongs together."""
         if self.turns is not None:
             self.ending.set()
             self.turns.join()
             self.turns = None
         self.ending.clear()
+        if self.programs:
+            moments = self.programs.bpf["moments"]
+            fields = moments[ctypes.c_int(0)]
+            fields.length = 0
+            moments[ctypes.c_int(0)] = fields
 
     def attach(self, probe):
         """Let a probe see events."""
