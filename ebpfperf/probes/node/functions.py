@@ -85,7 +85,7 @@ static __always_inline int functions_leave(u32 function)
     u64 at = s->depth - 1;
     if (at < FUNCTIONS_DEPTH) {
         at &= FUNCTIONS_DEPTH - 1;
-        u64 began = s->began[at];
+        u64 began = *(volatile u64 *)&s->began[at];
         if (s->who[at] == functions_who(function)) {
             *(volatile u64 *)&s->depth = at;
             if (in_slice(now))
