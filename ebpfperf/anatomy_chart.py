@@ -190,7 +190,7 @@ def _frame(axes: Axes, aside: Axes, rows: Sequence[_Row], *, shares: dict[str, s
 
 
 # Part of the axis that bars take; a step counts as one of all packets from this share on.
-_BARS, _ALL = 0.66, 0.995
+_BARS, _ALL = 0.62, 0.995
 
 
 def _shares(rows: pd.DataFrame) -> dict[str, str]:

@@ -98,10 +98,11 @@ def _changes(rows: Sequence[Mapping[Hashable, Any]]) -> list[tuple[str, str]]:
     found = [(said, word)]
     if SOCKET in by_part:
         waking, whole = by_part[SOCKET], by_part[WHOLE]
-        found += [
-            (f"{name}, at the socket: {_spanned(waking)}", told(waking)),
-            (f"{name}, the whole way: {_spanned(whole)}", told(whole)),
-        ]
+        there, all_of_it = f"at the socket {_spanned(waking)}", f"the whole way {_spanned(whole)}"
+        if told(waking) == told(whole):
+            found.append((f"{name}, {there}, {all_of_it}", told(whole)))
+        else:
+            found += [(f"{name}, {there}", told(waking)), (f"{name}, {all_of_it}", told(whole))]
     return found
 
 
