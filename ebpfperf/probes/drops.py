@@ -39,6 +39,8 @@ class Drops:
         except answers.DAMAGE as error:
             return answers.damaged(error)
         facts = found.facts(self.name)
+        if found.skipped:
+            return Reading(facts=facts)
         if missed:
             facts += (Fact("", "drops_without_room", str(missed), "1"),)
         metrics = {"dropped_packets": float(_total(kernels, "dropped:"))}

@@ -64,6 +64,8 @@ class Hops:
                     walks[what] = walks.get(what, 0) + int(count)
         except answers.DAMAGE as error:
             return answers.damaged(error)
+        if found.skipped:
+            return Reading(facts=found.facts(self.name))
         sender = "server" if flow.direction == "reverse" else "client"
         metrics = {"hops_packets": float(sum(_packets(histograms, end) for end in ENDS))}
         for half in ("sender", "receiver"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
 
 from ebpfperf.model import Flow, Status
@@ -13,14 +14,12 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file, pack
 
-HERE = Path(__file__).parent / "bpf_programs"
 PROBE = probe("bpf_programs")
 RAW = file("bpf_programs")
 FLOW = Flow("f", FlowPath.POD_POD, "tcp")
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def programs(case: str) -> list[dict[str, Any]]:
@@ -111,14 +110,3 @@ def test_hooks_that_changed_are_a_fact_and_a_program_that_was_gone_has_no_name()
     facts = {fact.name: fact.value for fact in PROBE.parse(FLOW, found).facts}
     assert facts["bpf_programs_changed"] == "a ingress tcx"
     assert facts["bpf_programs_on:a ingress tcx"].startswith("UNKNOWN: ")
-
-
-@pytest.mark.parametrize(
-    "found",
-    [b"", b"{}", b"[]", b"\xff", b"null", raw("filters")[RAW].replace(b'"runs"', b'"walks"')],
-)
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED

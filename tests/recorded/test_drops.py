@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
 
 from ebpfperf.model import Flow, Reading, Status
@@ -13,14 +14,12 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file
 
-HERE = Path(__file__).parent / "drops"
 PROBE = probe("drops")
 RAW = file("drops")
 FLOW = Flow("f", FlowPath.POD_POD, "tcp")
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def counted(case: str) -> list[dict[str, Any]]:
@@ -97,16 +96,6 @@ def test_what_found_no_room_is_a_fact() -> None:
 def test_every_flow_is_watched() -> None:
     assert not PROBE.skip(FLOW)
     assert not PROBE.skip(Flow("f", FlowPath.POD_POD, "udp"))
-
-
-@pytest.mark.parametrize(
-    "found", [b"", b"{}", b"[]", b'{"skipped": "", "kernels": [{}]}', b"\xff", b"null"]
-)
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED
 
 
 def test_a_count_that_is_no_number_has_a_reason() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
 
 from ebpfperf.histograms import KERNEL, quantile, total
@@ -14,7 +15,6 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file, pack
 
-HERE = Path(__file__).parent / "functions"
 PROBE = probe("functions")
 RAW = file("functions")
 FLOW = Flow("f", FlowPath.POD_POD, "tcp")
@@ -22,8 +22,7 @@ FLOW = Flow("f", FlowPath.POD_POD, "tcp")
 SENT = 101
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def functions(case: str) -> dict[str, Any]:
@@ -92,14 +91,3 @@ def test_for_how_long_it_watched_is_a_fact() -> None:
     facts = {fact.name: fact.value for fact in PROBE.parse(FLOW, raw("sliced")).facts}
     watched = round(kernel["answer"]["watched_ns"] / 1e9, 3)
     assert float(facts["functions_watched_s"]) == watched > 0
-
-
-@pytest.mark.parametrize(
-    "found",
-    [b"", b"{}", b"[]", b"\xff", b"null", raw("kprobe")[RAW].replace(b'"bins"', b'"tins"')],
-)
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED

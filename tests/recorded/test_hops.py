@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
 
 from ebpfperf.histograms import KERNEL, total
@@ -13,20 +14,18 @@ from ebpfperf.model import Direction, Flow, Status
 from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file
-from ebpfperf.probes.hops import Hops, label
+from ebpfperf.probes.hops import label
 
-HERE = Path(__file__).parent / "hops"
 PROBE = probe("hops")
 RAW = file("hops")
-CASES = sorted(case.name for case in HERE.iterdir())
+CASES = sorted(case.name for case in (answered.RECORDED / "hops").iterdir())
 
 
 def flow(load: str = "request-response", **fields: Any) -> Flow:
     return Flow("f", FlowPath.POD_POD, load, **fields)
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def steps(case: str) -> list[tuple[str, dict[str, Any]]]:
@@ -121,10 +120,3 @@ def test_no_packet_is_reported_as_zero() -> None:
     kernel = {"node": "node-1", "ends": ["client"], "answer": answer}
     found = {RAW: json.dumps({"skipped": "", "kernels": [kernel]}).encode()}
     assert PROBE.parse(flow(), found).metrics == {"hops_packets": 0.0}
-
-
-@pytest.mark.parametrize("found", [b"", b"{}", b"[]", b'{"kernels": 3}', b"\xff", b"null"])
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = Hops().parse(flow(), {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")

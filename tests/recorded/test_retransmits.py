@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 
+import answered
 import pytest
 
 from ebpfperf.model import Flow, Status
@@ -12,14 +13,12 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file
 
-HERE = Path(__file__).parent / "retransmits"
 PROBE = probe("retransmits")
 RAW = file("retransmits")
 FLOW = Flow("f", FlowPath.POD_POD, "tcp")
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 @pytest.mark.parametrize("case", ["forward", "lossy"])
@@ -69,13 +68,3 @@ def test_a_udp_flow_has_no_segments_rather_than_none_seen() -> None:
     reading = PROBE.parse(FLOW, raw("udp"))
     assert reading.metrics == {}
     assert [fact.name for fact in reading.facts] == ["retransmits_skipped"]
-
-
-@pytest.mark.parametrize(
-    "found", [b"", b"{}", b"[]", b'{"skipped": "", "kernels": [{}]}', b"\xff", b"null"]
-)
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED

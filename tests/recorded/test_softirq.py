@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
+from answered import naive_quantile_ns
 
 from ebpfperf.histograms import KERNEL
 from ebpfperf.model import Flow, Status
@@ -14,26 +16,16 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file, pack
 
-HERE = Path(__file__).parent / "softirq"
 PROBE = probe("softirq")
 RAW = file("softirq")
 CASES = ["exchange", "sliced"]
 FLOW = Flow("f", FlowPath.POD_POD, "tcp", duration_s=2)
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
-def answer(case: str) -> dict[str, Any]:
-    (kernel,) = json.loads(raw(case)[RAW])["kernels"]
-    return dict(kernel["answer"])
-
-
-def naive_quantile_ns(bins: list[list[int]], q: float) -> int:
-    """A nanosecond that is in the bin of the quantile: each event at its bin's lower bound."""
-    events = sorted(KERNEL.bounds_ns(index)[0] for index, count in bins for _ in range(count))
-    return events[int(q * len(events))]
+answer = partial(answered.answer, PROBE.name)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,11 +109,3 @@ def test_a_flow_that_is_passed_over_is_a_fact() -> None:
     assert [(fact.name, fact.value) for fact in reading.facts] == [
         ("softirq_skipped", "it is told so")
     ]
-
-
-@pytest.mark.parametrize("found", [b"", b"{}", b"[]", b'{"kernels": 3}', b"\xff", b"null"])
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED

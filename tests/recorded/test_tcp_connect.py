@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
+from answered import naive_quantile_ns
 
 from ebpfperf.histograms import KERNEL, total
 from ebpfperf.model import Flow, Status
@@ -15,14 +16,12 @@ from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file
 
-HERE = Path(__file__).parent / "tcp_connect"
 PROBE = probe("tcp_connect")
 RAW = file("tcp_connect")
 FLOW = Flow("f", FlowPath.POD_POD, "tcp")
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def client(case: str) -> dict[str, Any]:
@@ -30,12 +29,6 @@ def client(case: str) -> dict[str, Any]:
     (kernel,) = json.loads(raw(case)[RAW])["kernels"]
     (slot,) = kernel["answer"]["ends"].values()
     return dict(slot)
-
-
-def naive_quantile_ns(bins: list[list[int]], q: float) -> int:
-    """A nanosecond that is in the bin of the quantile: the nearest rank of all, listed."""
-    events = sorted(KERNEL.bounds_ns(index)[0] for index, count in bins for _ in range(count))
-    return events[max(0, math.ceil(q * len(events)) - 1)]
 
 
 @pytest.mark.parametrize("case", ["forward", "lossy"])
@@ -77,16 +70,6 @@ def test_a_udp_flow_has_no_connections_rather_than_none_seen() -> None:
     reading = PROBE.parse(FLOW, raw("udp"))
     assert reading.metrics == {}
     assert [fact.name for fact in reading.facts] == ["tcp_connect_skipped"]
-
-
-@pytest.mark.parametrize(
-    "found", [b"", b"{}", b"[]", b'{"skipped": "", "kernels": [{}]}', b"\xff", b"null"]
-)
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(FLOW, {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(FLOW, {}).status is Status.FAILED
 
 
 def test_a_truncated_slot_has_a_reason() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import answered
 import pytest
+from answered import naive_quantile_ns
 
 from ebpfperf.histograms import KERNEL, total
 from ebpfperf.model import Direction, Endpoint, Flow, Status, Workload, WorkloadKind
@@ -15,7 +17,6 @@ from ebpfperf.probes import probe
 from ebpfperf.probes.answers import file
 from ebpfperf.probes.ends import end, not_tcp, senders, window
 
-HERE = Path(__file__).parent / "tcp_rtt"
 PROBE = probe("tcp_rtt")
 RAW = file("tcp_rtt")
 
@@ -24,8 +25,7 @@ def flow(load: str = "tcp", **fields: Any) -> Flow:
     return Flow("f", FlowPath.POD_POD, load, **fields)
 
 
-def raw(case: str) -> dict[str, bytes]:
-    return {RAW: (HERE / case / RAW).read_bytes()}
+raw = partial(answered.raw, PROBE.name)
 
 
 def answered(answer: dict[str, Any]) -> dict[str, bytes]:
@@ -38,12 +38,6 @@ def ends_of(case: str) -> dict[str, Any]:
     """End → what the node script counted there."""
     kernels = json.loads(raw(case)[RAW])["kernels"]
     return {end: slot for kernel in kernels for end, slot in kernel["answer"]["ends"].items()}
-
-
-def naive_quantile_ns(bins: list[list[int]], q: float) -> int:
-    """A nanosecond that is in the bin of the quantile: each event at its bin's lower bound."""
-    events = sorted(KERNEL.bounds_ns(index)[0] for index, count in bins for _ in range(count))
-    return events[int(q * len(events))]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +95,6 @@ def test_who_did_not_watch_did_not_see_zero(unwatched: dict[str, Any]) -> None:
     reading = PROBE.parse(flow(), answered({"ends": {"client": slot}, **unwatched}))
     assert reading.status is Status.FAILED
     assert reading.reason.startswith("not_watched: node-1: ")
-
-
-@pytest.mark.parametrize("found", [b"", b"{}", b"[]", b'{"ends": 3}', b"\xff", b"null"])
-def test_a_damaged_answer_has_a_reason(found: bytes) -> None:
-    reading = PROBE.parse(flow(), {RAW: found})
-    assert reading.status is Status.FAILED
-    assert reading.reason.startswith("unreadable: ")
-    assert PROBE.parse(flow(), {}).status is Status.FAILED
 
 
 @pytest.mark.parametrize(
