@@ -41,7 +41,7 @@ from pathlib import Path as File
 import numpy as np
 from dataplane import Cores, machine
 from numpy.typing import NDArray
-from turns import AGAIN, ALL, BASE, METRICS, Found, Turn, report
+from turns import AGAIN, ALL, BASE, METRICS, Found, Pair, Turn, report
 from twins import Output, Tool, Unusable, events, program_statistics, running, tools
 
 from ebpfperf import loads, probes
@@ -60,7 +60,6 @@ from ebpfperf.model import (
     Overlay,
     Path,
     Reading,
-    Sample,
     Status,
     Treatment,
 )
@@ -83,6 +82,7 @@ FLOWS = (
 )
 # Probe → its count of events; of the others the bins of its histograms are added.
 EVENTS = {
+    "hops": "hops_packets",
     "bpf_programs": "bpf_runs",
     "tcp_connect": "connects",
     "drops": "dropped_packets",
@@ -96,9 +96,12 @@ RAMP_S, SWITCH_S = 1.0, 0.25
 # Between what sockperf's clock says and what ours does.
 GUARD_S = 0.02
 # Arms in a connection besides those that come in each.
-PER_CONNECTION = 7
-SPARE = 1.5
-_POLL_S, _BEGIN_S, _BEGUN_PACKETS = 0.002, 30.0, 100
+PER_CONNECTION = 10
+# How much longer than the last time a tool may take to be ready.
+SPARE = 1.3
+# More packets than come before a load's traffic does.
+_BEGUN = {"tcp": 100, "request-response": 20}
+_POLL_S, _BEGIN_S = 0.002, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +125,18 @@ class Arm:
     counting: bool = False
 
 
-def arms_for(names: Sequence[str]) -> tuple[tuple[Arm, ...], tuple[tuple[str, str], ...]]:
-    """The arms for those probes, and which of them ask alike: (a probe's, another's)."""
+def arms_for(names: Sequence[str]) -> tuple[tuple[Arm, ...], tuple[Pair, ...]]:
+    """The arms for those probes, and which of them ask alike."""
     arms = [Arm(BASE), Arm(AGAIN), Arm(ALL, tuple(names))]
     alike = []
     for name in names:
         own = [Arm(name, (name,))]
-        if name in SLICED:
+        if name in SLICED and name != "bpf_programs":
             own.append(Arm(f"{name}, always on", (name,), always=True))
         others = [Arm(tool.name, tool=tool) for tool in tools() if tool.probe == name]
         if name == "bpf_programs":
             others.append(Arm("BPF_ENABLE_STATS, always on", counting=True))
-        alike += [(arm.name, other.name) for other in others for arm in own]
+        alike += [Pair(arm.name, other.name, not arm.always) for other in others for arm in own]
         arms += [*own, *others]
     return tuple(arms), tuple(alike)
 
@@ -171,6 +174,7 @@ class Bench:
         self.server = settled.endpoints[path, "server"]
         self.nodes = cluster.nodes
         self.took_s: dict[str, float] = {}
+        self.headers = "UNKNOWN: no probe was asked for them"
         self._observers = {}
         for always, wanted, share in ((False, names, PROBE_SHARE_PCT / 100), (True, SLICED, 1.0)):
             of = [probes.probe(name) for name in names if name in wanted]
@@ -180,7 +184,8 @@ class Bench:
             if refused := observers.refused():
                 raise SystemExit(f"Probes that do not run here: {refused}")
             observers.rest()
-            self.headers = next(fact.value for fact in facts if fact.name == "probes_headers")
+            known = (fact.value for fact in facts if fact.name == "probes_headers")
+            self.headers = next(known, self.headers)
             self._observers[always] = observers
 
     def needs_s(self, arm: Arm) -> float:
@@ -212,7 +217,7 @@ class Bench:
                 files = observers.collect()
                 readings = {n: probes.probe(n).parse(flow, raw) for n, raw in files.items()}
                 watched.events = sum(count(name, seen) for name, seen in readings.items())
-        if arm.tool is not None:
+        if output.text is not None:
             watched.events = events(output.text)
 
 
@@ -252,7 +257,7 @@ def connection(bench: Bench, flow: Flow, order: Sequence[Arm], *, seconds: float
     before = packets(bench.server)
     with ThreadPoolExecutor(max_workers=1) as pool, awake(flow):
         driven = pool.submit(load.drive, long, bench.client, bench.server, bench.nodes)
-        begun = begins(bench.server, before, driven)
+        begun = begins(bench.server, before + _BEGUN[flow.load], driven)
         time.sleep(RAMP_S)
         for arm in order:
             if driven.done() or time.monotonic() + needed_s[arm.name] > begun + length_s:
@@ -313,10 +318,10 @@ def packets(end: Endpoint) -> int:
     return int(found[1])
 
 
-def begins(server: Endpoint, before: int, driven: Future[dict[str, bytes]]) -> float:
-    """When the traffic began, on the monotonic clock."""
+def begins(server: Endpoint, received: int, driven: Future[dict[str, bytes]]) -> float:
+    """When the server had received so many packets, on the monotonic clock."""
     deadline = time.monotonic() + _BEGIN_S
-    while packets(server) < before + _BEGUN_PACKETS:
+    while packets(server) < received:
         if driven.done() or time.monotonic() > deadline:
             raise SystemExit(f"No traffic began: {driven.exception() if driven.done() else 'late'}")
         time.sleep(_POLL_S)
@@ -340,7 +345,11 @@ def values(cut: Cut, load: str, trips: tuple[Floats, Floats] | None) -> dict[str
     if cut.counted.status is not Status.OK:
         raise SystemExit(f"{cut.arm.name}: {cut.counted.reason}")
     found = dict(cut.counted.metrics)
-    received = _sample(cut, "device_rx_bytes")
+    received = next(
+        sample
+        for sample in cut.counted.samples
+        if (sample.endpoint, sample.metric) == ("server", "device_rx_bytes")
+    )
     found["bits_per_s"] = received.value * BITS_PER_BYTE / received.t_s
     if trips is not None:
         since_s, took_ns = trips
@@ -348,15 +357,6 @@ def values(cut: Cut, load: str, trips: tuple[Floats, Floats] | None) -> dict[str
         for name, q in (("rr_p50_ns", 0.5), ("rr_p99_ns", 0.99)):
             found[name] = float(np.quantile(took_ns[within], q, method="inverted_cdf"))
     return {metric.name: found[metric.name] for metric in METRICS if metric.load == load}
-
-
-def _sample(cut: Cut, metric: str) -> Sample:
-    (found,) = (
-        sample
-        for sample in cut.counted.samples
-        if (sample.endpoint, sample.metric) == ("server", metric)
-    )
-    return found
 
 
 def usable(bench: Bench, arms: Iterable[Arm]) -> dict[str, str]:
@@ -429,7 +429,7 @@ def measure(
         tuple(found),
         tuple(arm.name for arm in arms),
         cannot,
-        tuple(pair for pair in alike if not cannot.keys() & set(pair)),
+        tuple(pair for pair in alike if pair.other not in cannot),
         bench.headers,
     )
 

@@ -67,6 +67,21 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms that ask the same question.
+
+    Attributes
+    ----------
+    aimed
+        Whether ``probe`` is to cost less than ``other``: it watches as shipped.
+    """
+
+    probe: str
+    other: str
+    aimed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a run gave.
 
@@ -76,8 +91,6 @@ class Found:
         All arms that took turns, in the order of the table.
     cannot
         Arm → why it does not run here.
-    asked_alike
-        (a probe's arm, the arm that asks the same question).
     headers
         Words on the kernel headers that BCC compiles with.
     """
@@ -85,7 +98,7 @@ class Found:
     turns: tuple[Turn, ...]
     arms: tuple[str, ...]
     cannot: Mapping[str, str]
-    asked_alike: tuple[tuple[str, str], ...]
+    pairs: tuple[Pair, ...]
     headers: str = ""
 
 
@@ -161,12 +174,15 @@ def report(found: Found) -> str:
         if arm != BASE
     ]
     lines += _table(rows, events=_events(found.turns))
-    pairs = [
-        (f"{one} / {other}", {name: paired(of, one, other) for name, of in ratios.items()})
-        for one, other in found.asked_alike
+    rows = [
+        (
+            f"{pair.probe} / {pair.other}",
+            {name: paired(of, pair.probe, pair.other) for name, of in ratios.items()},
+        )
+        for pair in found.pairs
     ]
-    if pairs:
-        lines += ["", "the same question, paired by block", *_table(pairs)]
+    if rows:
+        lines += ["", "the same question, paired by block", *_table(rows)]
     lines += ["", "does not run here"] if found.cannot else []
     lines += [f"  {arm}: {why}" for arm, why in found.cannot.items()]
     if not found.headers.startswith("of this kernel"):
@@ -175,33 +191,27 @@ def report(found: Found) -> str:
             f"BCC compiles with headers of another kernel ({found.headers}). Tools that read",
         ]
         lines += ["structures by those (runqlat) cost what they cost and print nonsense."]
-    return "\n".join([*lines, "", *_aims(ratios, found.asked_alike)])
+    return "\n".join([*lines, "", *_aims(ratios, found.pairs)])
 
 
-def _aims(ratios: Mapping[str, Ratios], asked_alike: Iterable[tuple[str, str]]) -> list[str]:
+def _aims(ratios: Mapping[str, Ratios], pairs: Iterable[Pair]) -> list[str]:
     """The aims, and whether each was met."""
+    aimed = [metric for metric in METRICS if metric.name in AIMS]
     lines = ["aims"]
-    for metric in METRICS:
-        limit = AIMS.get(metric.name)
-        if limit is None:
-            continue
+    for metric in aimed:
+        limit = AIMS[metric.name]
         logs = [log for _, log in ratios[metric.name].get(ALL, ())]
         said = verdict(interval(logs), limit=limit, more_is_better=metric.more_is_better)
         way = "above" if metric.more_is_better else "below"
-        lines.append(f"  {ALL}: {metric.label} {way} {limit} times none: {shown(logs)} {said}")
-    for one, other in asked_alike:
-        said = ", ".join(
-            f"{metric.label} {_cheaper(ratios[metric.name], one, other, metric)}"
-            for metric in METRICS
-            if metric.name in AIMS
-        )
-        lines.append(f"  {one} costs less than {other}: {said}")
+        lines.append(f"  {said:9}  {ALL}: {metric.label} {way} {limit} times none: {shown(logs)}")
+    for metric in aimed:
+        for pair in pairs:
+            if pair.aimed:
+                logs = paired(ratios[metric.name], pair.probe, pair.other)
+                said = verdict(interval(logs), limit=1.0, more_is_better=metric.more_is_better)
+                what = f"{pair.probe} costs less {metric.label} than {pair.other}"
+                lines.append(f"  {said:9}  {what}: {shown(logs)}")
     return lines
-
-
-def _cheaper(of: Ratios, one: str, other: str, metric: Metric) -> str:
-    logs = paired(of, one, other)
-    return verdict(interval(logs), limit=1.0, more_is_better=metric.more_is_better)
 
 
 def _table(

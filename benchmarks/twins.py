@@ -35,7 +35,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 SAMPLE = 4
 """Of how many packets one is followed, as by ``hops``."""
 _READY_S, _END_S = 60.0, 20.0
-_LOOK_S, _IDLE_LOOKS = 0.01, 15
+_LOOK_S, _LOOKS = 0.01, 3
+# Where in the kernel a process waits for events, or for its user.
+_WAITS = ("nanosleep", "epoll", "poll_schedule")
 
 # One block an event: of two, bpftrace 0.17 loads one twice, or none.
 SCRIPTS = {
@@ -65,7 +67,7 @@ tracepoint:irq:softirq_exit /@entered[cpu, args->vec]/ {{
     @run_ns[args->vec] = hist(nsecs - @entered[cpu, args->vec]);
     delete(@entered[cpu, args->vec]);
 }}
-END {{ clear(@raised); clear(@entered); clear(@wait_ns); }}""",
+END {{ clear(@raised); clear(@entered); }}""",
     "runqueue": """
 tracepoint:sched:sched_wakeup, tracepoint:sched:sched_wakeup_new /args->comm == "{program}"/ {{
     @since[args->pid] = nsecs;
@@ -174,11 +176,11 @@ def tools() -> tuple[Tool, ...]:
     return (*scripts, *stock)
 
 
+@dataclass(slots=True)
 class Output:
-    """What a tool printed; empty until it has ended."""
+    """What a tool has printed; None until it has ended, and where it had to be killed."""
 
-    def __init__(self) -> None:
-        self.text = ""
+    text: str | None = None
 
 
 @contextlib.contextmanager
@@ -205,8 +207,8 @@ def running(argv: Sequence[str]) -> Iterator[Output]:
                 raise Unusable(_reason(_text(errors)) or "It was not ready within a minute.")
             yield output
         finally:
-            _end(process)
-            output.text = _text(printed)
+            if _end(process):
+                output.text = _text(printed)
 
 
 def _text(stream: tempfile._TemporaryFileWrapper[bytes]) -> str:
@@ -219,25 +221,28 @@ def _idle(process: subprocess.Popen[bytes]) -> bool:
 
     No tool says when it is ready in a way that the others do.
     """
-    state = File(f"/proc/{process.pid}/stat")
+    place = File(f"/proc/{process.pid}/wchan")
     deadline, looks = time.monotonic() + _READY_S, 0
     while process.poll() is None and time.monotonic() < deadline:
-        asleep = state.read_text().rpartition(")")[2].split()[0] == "S"
-        looks = looks + 1 if asleep else 0
-        if looks == _IDLE_LOOKS:
+        waits = any(wait in place.read_text() for wait in _WAITS)
+        looks = looks + 1 if waits else 0
+        if looks == _LOOKS:
             return True
         time.sleep(_LOOK_S)
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> bool:
+    """End it. Whether it ended as asked, so that it has printed all it saw."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()
-    process.wait()
+            process.wait()
+            return False
+    return True
 
 
 def _reason(said: str) -> str:
@@ -251,7 +256,7 @@ def _reason(said: str) -> str:
 
 _BINS = re.compile(r"^(?:[\[(].*[\])]|\s*\d+ -> \d+\s+:)\s+(\d+)\s+\|", re.M)
 _COUNTS = re.compile(r"^@\w*(?:\[.*\])?: (\d+)$", re.M)
-_LINES = re.compile(r"^\d\d:\d\d:\d\d .*->? ?|^\d\d:\d\d:\d\d \d+ .*|^\d+ +\S+ +[46] .*", re.M)
+_LINES = re.compile(r"^(?:\d\d:\d\d:\d\d|\d+ +\S+ +[46]) ", re.M)
 
 
 def events(printed: str) -> int:
