@@ -22,7 +22,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def pages(reports: tuple[Report, ...]) -> Path:
     """The directory of the reports of a made-up campaign."""
-    assert [one.error for one in reports] == ["", "", ""]
+    assert [one.error for one in reports] == ["", "", "", ""]
     return reports[0].html.parent
 
 
