@@ -1,37 +1,28 @@
-"""Debian 12's stock kernel takes the lab's dataplane programs: it is booted once, in emulation."""
+"""Debian 12's stock kernel takes the lab's dataplane programs."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from kernel.machine import boot, release_of, stock_image
+from kernel.machine import Machine, release_of, stock_image
 from kernel.objects import ALL, LOADER, NONE, REFUSED, Program, Verdicts, programs, write
 
 # What the verifier sees most and least of; emulation has time for no more.
 PROGRAMS = programs(("debug", ALL), ("off", NONE))
-LIMIT_S = 300
+LIMIT_S = 240
 
 
 @pytest.fixture(scope="module")
-def image() -> Path:
-    found = stock_image()
-    assert found is not None
-    return found
+def verdicts(there: Machine) -> Verdicts:
+    directory = there.directory / "programs"
+    directory.mkdir()
+    write(PROGRAMS, directory)
+    loader = ["python3", str(directory / LOADER.name), str(directory)]
+    return Verdicts.parse(there.run(loader, limit_s=LIMIT_S))
 
 
-@pytest.fixture(scope="module")
-def verdicts(image: Path) -> Iterator[Verdicts]:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        write(PROGRAMS, directory)
-        loader = ["python3", str(directory / LOADER.name), name]
-        yield Verdicts.parse(boot(image, loader, shared=directory, limit_s=LIMIT_S))
-
-
-def test_kernel_is_debians(verdicts: Verdicts, image: Path) -> None:
+def test_kernel_is_debians(verdicts: Verdicts) -> None:
+    image = stock_image()
+    assert image is not None
     assert verdicts.kernel == release_of(image), verdicts.output
 
 
