@@ -354,6 +354,7 @@ def values(cut: Cut, load: str, trips: tuple[Floats, Floats] | None) -> dict[str
     if trips is not None:
         since_s, took_ns = trips
         within = (since_s >= cut.opened + GUARD_S) & (since_s < cut.closed - GUARD_S)
+        found["rr_mean_ns"] = float(np.mean(took_ns[within]))
         for name, q in (("rr_p50_ns", 0.5), ("rr_p99_ns", 0.99)):
             found[name] = float(np.quantile(took_ns[within], q, method="inverted_cdf"))
     return {metric.name: found[metric.name] for metric in METRICS if metric.load == load}

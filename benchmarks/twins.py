@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -190,8 +191,10 @@ def running(argv: Sequence[str]) -> Iterator[Output]:
     Raises
     ------
     Unusable
-        It ended by itself, or was not ready in a minute.
+        It is not installed, ended by itself, or was not ready in a minute.
     """
+    if shutil.which(argv[0]) is None:
+        raise Unusable(f"{argv[0]} is not installed.")
     launcher = ["/usr/bin/python3", "-c", _ON_GROUND, str(_NODE_SCRIPTS), *argv]
     output = Output()
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
