@@ -23,8 +23,13 @@ from ground import Ground, Unavailable, say
 
 PERIOD_S, POLL_S = 1.0, 0.01
 STATISTICS = ("run_time_ns", "run_cnt", "recursion_misses")
-DATAGRAMS = {"Udp": ("OutDatagrams",)}
-TRAFFIC = {"Udp": ("InDatagrams", "OutDatagrams"), "Tcp": ("ActiveOpens", "PassiveOpens")}
+# What the window opens with -> counters of a network namespace that show it, and how many more of
+# them do: a connection alone takes some segments.
+SHOWN = {
+    "connection": ({"Tcp": ("ActiveOpens", "PassiveOpens")}, 1),
+    "data": ({"Tcp": ("InSegs",)}, 20),
+    "traffic": ({"Udp": ("InDatagrams", "OutDatagrams")}, 1),
+}
 
 
 def clock_ns():
@@ -133,7 +138,7 @@ class Programs:
 class Opening:
     """When the window opens: with a connection, received data, sent datagrams, or at once.
 
-    Without BPF programs here the first connection or datagram in the ends' namespaces opens it.
+    Without BPF programs here the counters of the ends' network namespaces show it.
     """
 
     def __init__(self, programs, window, ends, since_ns):
@@ -141,7 +146,7 @@ class Opening:
         self.opens = window["opens"]
         self.ends = ends
         self.since_ns = since_ns
-        self.counters = DATAGRAMS if programs else TRAFFIC
+        self.counters, self.more = SHOWN.get(self.opens, ({}, 0))
         self.before = self.counted()
 
     def wait(self, ending):
@@ -158,12 +163,16 @@ class Opening:
         if self.moments is None:
             if self.opens == "now":
                 return self.since_ns
-            return clock_ns() if self.counted() > self.before else 0
+            return clock_ns() if self.shown() else 0
         fields = self.moments[ctypes.c_int(0)]
-        if not fields.opened and self.opens == "traffic" and self.counted() > self.before:
+        if not fields.opened and self.opens == "traffic" and self.shown():
             fields.opened = clock_ns()
             self.moments[ctypes.c_int(0)] = fields
         return fields.opened
+
+    def shown(self):
+        """Whether the counters show that the traffic began."""
+        return self.counted() >= self.before + self.more
 
     def counted(self):
         """What the counters of the ends' network namespaces add up to."""
