@@ -238,6 +238,14 @@ def test_probe_watches_every_trial(ran: Ran, probe: str) -> None:
     assert {trial: said for trial, said in warnings.items() if f"probe {probe}:" in said} == {}
 
 
+@pytest.mark.parametrize(
+    ("function", "overlay"), [("ipip_tunnel_xmit", "ipip"), ("vxlan_xmit", "vxlan")]
+)
+def test_function_of_an_overlay_runs_under_it_alone(ran: Ran, function: str, overlay: str) -> None:
+    seen = ran.store.frame("histograms").query(f"metric == 'function_ns:{function}'")
+    assert set(ran.trials.loc[seen["trial_id"], "overlay"]) == {overlay}
+
+
 def test_round_trips_of_tcp_are_counted(ran: Ran) -> None:
     events = ran.trials.query("load == 'tcp'")["srtt_events"]
     assert (events > 0).all(), dict(events)
