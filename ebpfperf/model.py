@@ -9,8 +9,9 @@ from enum import StrEnum
 FelixValue = bool | int | str | None
 
 ALWAYS_ON: tuple[str, ...] = ("host_counters",)
-PROBE_SHARE_PCT = 4.0
 """Probes that watch every trial, whether or not its campaign names them."""
+PROBE_SHARE_PCT = 4.0
+"""Percent of the time for which each of the costly probes is on, unless the campaign says."""
 
 
 class Overlay(StrEnum):
