@@ -499,9 +499,7 @@ def test_a_client_outside_sees_the_node_and_its_ports() -> None:
 
 @pytest.mark.parametrize("front", [CLUSTER_IP, NODE_PORT])
 def test_a_server_behind_a_service_may_see_a_node_as_its_client(front: Front) -> None:
-    asked = end(
-        flow(direction=Direction.REVERSE), "server", here=through(front), there=OUTSIDE
-    )
+    asked = end(flow(direction=Direction.REVERSE), "server", here=through(front), there=OUTSIDE)
     assert (asked["local"], asked["remote"], asked["server"]) == (SERVER.address, ANY, True)
     assert (asked["first_port"], asked["last_port"]) == (5201, 5202)
 

@@ -57,7 +57,7 @@ MEMBERS = (
 TUNNELS = ("vxlan", "tunl", "wireguard", "ipip")
 # Devices of a node that carry no packet between nodes by themselves.
 ASIDE = ("lo", "cali", "bpf", "docker", "virbr", "dummy", "kube-ipvs", "nodelocaldns", "veth")
-FLOW_LAYOUT = "=IIIHHIIIII"
+FLOW_LAYOUT = "=IIIHHIIII"
 DEVICE_LAYOUT = "=II"
 SAMPLE = 4
 
@@ -68,7 +68,6 @@ struct hops_flow {
     u32 server_sends;
     u32 start_kind, start_role; /* where a walk begins */
     u32 final;                  /* the place where it ends */
-    u32 mask;                   /* a packet is followed where these bits of a random number are 0 */
 };
 struct hops_device { u32 role, end; };
 struct hops_entry { u64 first, last, arrived; u32 len, payload; u16 place, chain, final, pad; };
@@ -81,6 +80,12 @@ BPF_ARRAY(hops_flows, struct hops_flow, 2);
 BPF_TABLE("hash", struct hops_key, struct hops_device, hops_devices, 256);
 BPF_TABLE("lru_hash", u64, struct hops_entry, hops_followed, 8192);
 #define HOPS_UNKNOWN 2
+
+/* Whether chance has it that a packet is followed. */
+static __always_inline int hops_chosen(void)
+{
+    return !(bpf_get_prandom_u32() & (HOPS_SAMPLE - 1));
+}
 
 static __always_inline u32 hops_row(u32 chain, u32 from, u32 to)
 {
@@ -191,8 +196,6 @@ hops_start(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 now, u64 
         u32 sends = flow->start_kind == 0;
         if (device->end != HOPS_UNKNOWN && (device->end == chain) != sends)
             continue;
-        if (bpf_get_prandom_u32() & flow->mask)
-            continue;
         /* What carries no data is read by nobody: its walk would have no end. */
         u32 payload = ip ? hops_payload(flow, ip) : ~0;
         if (!payload || !hops_may_start(now))
@@ -292,7 +295,7 @@ static __always_inline int
 hops_seen(u64 skb, u32 kind, struct hops_device *device, u32 len, u64 ip, struct hops_entry *e)
 {
     u64 now = bpf_ktime_get_ns();
-    if (e && !hops_next(skb, kind, device, len, now, ip, e))
+    if (e && (!hops_next(skb, kind, device, len, now, ip, e) || !hops_chosen()))
         return 0;
     if (kind == 0 || kind == 2 || kind == 3)
         hops_start(skb, kind, device, len, now, ip);
@@ -317,7 +320,8 @@ static __always_inline struct hops_device *hops_device_of(u64 skb)
 static __always_inline int hops_raw(u64 skb, u32 kind, u32 copied)
 {
     struct hops_entry *e = hops_followed.lookup(&skb);
-    if (!e && (kind == 1 || kind == 4))
+    /* Most packets are passed over by here. */
+    if (!e && (kind == 1 || kind == 4 || !hops_chosen()))
         return 0;
     struct hops_device anywhere = {}, *device = &anywhere;
     u64 head = 0;
@@ -351,7 +355,7 @@ int hops_%(name)s(struct tracepoint__%(category)s__%(name)s *args)
 {
     u64 skb = (u64)args->skbaddr;
     struct hops_entry *e = hops_followed.lookup(&skb);
-    if (!e && (%(kind)d == 1 || %(kind)d == 4))
+    if (!e && (%(kind)d == 1 || %(kind)d == 4 || !hops_chosen()))
         return 0;
     struct hops_device anywhere = {}, *device = &anywhere;
 %(device)s    return hops_seen(skb, %(kind)d, device, %(length)s, 0, e);
@@ -388,6 +392,7 @@ class Probe(Base):
             except Unavailable as failure:
                 self.raw, self.why = False, failure.message
         self.flags = ["-DHOPS_RAW=%d" % self.raw, "-DHOPS_VXLAN_PORT=4789"]
+        self.flags.append("-DHOPS_SAMPLE=%d" % self.sample)
         self.flags += ["-DHOPS_LIMIT_NS=%d" % int(options.get("limit_ns", 10**9))]
         for member, offset in zip(MEMBERS, offsets):  # noqa: B905
             self.flags.append("-DHOPS_%s=%d" % (member.upper().replace(".", "_"), offset))
@@ -446,7 +451,7 @@ class Probe(Base):
         here = {code(end): end for end in ends}
         end = here.get(chain) or here.get(1 - chain)
         if end is None or not any(sends(end, chain) for end in ends):
-            return struct.pack(FLOW_LAYOUT, *[0] * 10)
+            return struct.pack(FLOW_LAYOUT, *[0] * 9)
         local, remote = number(end["local"]), number(end["remote"])
         pair = (local, remote) if code(end) == chain else (remote, local)
         if code(end) == chain:
@@ -469,7 +474,6 @@ class Probe(Base):
             start[0],
             start[1],
             last,
-            self.sample - 1,
         )
 
     def devices(self, end):
