@@ -91,13 +91,14 @@ EVENTS = {
 # The slices of a turn begin with it: the window opens after the first of all probes and holds the
 # next ones whole. What the turn before left behind is over by then, too.
 SETTLE_S = 0.35
-# The beginning of the traffic; reading counters and switching, once a turn.
-RAMP_S, SWITCH_S = 1.0, 0.25
+RAMP_S = 1.0
+# Switching to an arm and from it, and reading counters, where it is not known yet.
+SWITCH_S = 0.5
 # Between what sockperf's clock says and what ours does.
 GUARD_S = 0.02
 # Arms in a connection besides those that come in each.
 PER_CONNECTION = 10
-# How much longer than the last time a tool may take to be ready.
+# How much longer than the last time an arm may take to be ready and to end.
 SPARE = 1.3
 # More packets than come before a load's traffic does.
 _BEGUN = {"tcp": 100, "request-response": 20}
@@ -162,7 +163,7 @@ class Bench:
     headers
         Words on the kernel headers that BCC compiles with.
     took_s
-        Arm → how long it took to be ready the last time.
+        Arm → how long its last turn was besides its window.
     """
 
     def __init__(
@@ -189,14 +190,13 @@ class Bench:
             self._observers[always] = observers
 
     def needs_s(self, arm: Arm) -> float:
-        """How long it may take to be ready, by the last time."""
-        return SPARE * self.took_s.get(arm.name, 0.0)
+        """How long a turn of the arm may be besides its window."""
+        return SPARE * self.took_s.get(arm.name, SWITCH_S) + SETTLE_S
 
     @contextlib.contextmanager
     def watching(self, arm: Arm, flow: Flow) -> Iterator[Watched]:
         """That arm watches inside the block and no other; its count is there afterwards."""
         watched = Watched()
-        begun = time.monotonic()
         with ExitStack() as stack:
             output = Output()
             if arm.counting:
@@ -210,7 +210,6 @@ class Bench:
                 if why := observers.arm(arm.probes, flow, self.client, self.server):
                     raise SystemExit(f"{arm.name}: {why}")
             ready = time.monotonic()
-            self.took_s[arm.name] = ready - begun
             yield watched
             watched.seconds = time.monotonic() - ready
             if arm.probes:
@@ -249,7 +248,7 @@ class Cut:
 
 def connection(bench: Bench, flow: Flow, order: Sequence[Arm], *, seconds: float) -> list[Turn]:
     """The turns that a connection made for them was long enough for; block and number unset."""
-    needed_s = {arm.name: bench.needs_s(arm) + SETTLE_S + seconds + SWITCH_S for arm in order}
+    needed_s = {arm.name: bench.needs_s(arm) + seconds for arm in order}
     length_s = math.ceil(RAMP_S + sum(needed_s.values()))
     long = replace(flow, duration_s=length_s)
     load = loads.load(flow.load)
@@ -300,6 +299,7 @@ def cut(bench: Bench, flow: Flow, arm: Arm, *, begun: float, seconds: float) -> 
     """Let an arm watch traffic that began at ``begun`` on the monotonic clock."""
     counters = HostCounters()
     counters.attach(bench.nodes)
+    since = time.monotonic()
     with bench.watching(arm, flow) as watched:
         time.sleep(SETTLE_S)
         counters.arm(flow, bench.client, bench.server)
@@ -307,6 +307,7 @@ def cut(bench: Bench, flow: Flow, arm: Arm, *, begun: float, seconds: float) -> 
         time.sleep(seconds)
         closed = time.monotonic() - begun
         raw = counters.collect()
+    bench.took_s[arm.name] = time.monotonic() - since - SETTLE_S - seconds
     return Cut(arm, opened, closed, counters.parse(flow, raw), watched)
 
 
@@ -366,9 +367,11 @@ def usable(bench: Bench, arms: Iterable[Arm]) -> dict[str, str]:
     for arm in arms:
         if arm.tool is None:
             continue
+        since = time.monotonic()
         try:
             with bench.watching(arm, FLOWS[0]):
                 pass
+            bench.took_s[arm.name] = time.monotonic() - since
         except Unusable as error:
             cannot[arm.name] = str(error)
     return cannot
