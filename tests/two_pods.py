@@ -36,6 +36,7 @@ KbdInteractiveAuthentication no
 SetEnv SHLVL=2 TWO_PODS={dir}
 """
 
+_MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 _numbers = itertools.count(os.getpid() % 200)
 
 
@@ -132,12 +133,18 @@ def two_pods(directory: Path) -> Iterator[TwoPods]:
         pids = [stack.enter_context(_holder()) for _ in addresses]
         # Made inside the first namespace, so that the host's never sees a device.
         first = ["nsenter", f"--net=/proc/{pids[0]}/ns/net", "--"]
-        peer = ["peer", "name", "eth0", "netns", str(pids[1])]
-        _run(*first, "ip", "link", "add", "eth0", "type", "veth", *peer)
-        for pid, address in zip(pids, addresses, strict=True):
-            inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip"]
-            _run(*inside, "address", "add", f"{address}/24", "dev", "eth0")
-            _run(*inside, "link", "set", "eth0", "up")
+        own = ["link", "add", "eth0", "address", _MACS[0]]
+        peer = ["peer", "name", "eth0", "address", _MACS[1], "netns", str(pids[1])]
+        _run(*first, "ip", *own, "type", "veth", *peer)
+        for pid, address, other, mac in zip(
+            pids, addresses, reversed(addresses), reversed(_MACS), strict=True
+        ):
+            # Nothing but what a test sends: no IPv6, and nobody to be asked for.
+            inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+            _run(*inside, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+            _run(*inside, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+            _run(*inside, "ip", "link", "set", "eth0", "up")
+            _run(*inside, "ip", "neighbour", "replace", other, "lladdr", mac, "dev", "eth0")
         config = stack.enter_context(_sshd(directory))
         nodes = {name: SSHNode.connect(name, ssh_config=config) for name in ("node-1", "node-2")}
         for node in nodes.values():

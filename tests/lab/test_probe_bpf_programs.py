@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,8 @@ def test_hooks_are_named_and_counted_on_their_own_node(world: World) -> None:
             }
             # As little as a campaign's probes are on, while datagrams flow.
             sliced = attached(nodes, share=0.04, whole=False)
-            assert sliced.arm([PROBE.name], FLOW, *ends) == {}
+            datagrams = replace(FLOW, transport="udp")
+            assert sliced.arm([PROBE.name], datagrams, *ends) == {}
             sent, until = 0, time.monotonic() + FLOW.duration_s
             while time.monotonic() < until:
                 send(client.pid, server.pid, server.address, 100)

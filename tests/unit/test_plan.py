@@ -283,7 +283,8 @@ def test_a_shipped_campaign_is_one_and_named_like_its_file(file: Path) -> None:
     campaign = plan.load(file)
     assert campaign.name == file.stem
     trials = plan.schedule(campaign)
-    assert len(trials) == campaign.blocks * len(campaign.treatments) * len(campaign.flows)
+    arms = len(campaign.treatments) + campaign.probes_off
+    assert len(trials) == campaign.blocks * arms * len(campaign.flows)
     # Fewer blocks cannot decide anything.
     assert campaign.blocks >= 6
 
