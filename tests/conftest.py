@@ -18,6 +18,8 @@ import pytest
 from kernel import machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ebpfperf.report import Report
 
 TIERS = ("unit", "recorded", "lab", "kernel", "browser")
@@ -79,6 +81,26 @@ def reports(campaign: Path) -> tuple[Report, ...]:
     from ebpfperf import report
 
     return report.render_all(campaign)
+
+
+def traces() -> set[str]:
+    """Mounts, devices, named network namespaces and pins that this machine has."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    found = {f"mount {line.split()[4]}" for line in lines}
+    for place in ("/sys/class/net", "/run/netns", "/sys/fs/bpf"):
+        found |= {str(path) for path in Path(place).rglob("*")}
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_as_it_was() -> Iterator[None]:
+    """What tests make outside their own namespaces is gone with them."""
+    if platform.system() != "Linux":
+        yield
+        return
+    before = traces()
+    yield
+    assert traces() - before == set()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

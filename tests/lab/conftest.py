@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from lab.namespaces import restart_after
+from two_pods import TwoPods, two_pods
 
 from ebpfperf.kube import Kube
 from ebpfperf.lab import lifecycle
@@ -29,6 +30,13 @@ def lab() -> Iterator[Lab]:
         yield lab
     finally:
         lifecycle.down(name)
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
+    """Two network namespaces joined by a veth, and a real sshd: what a probe or load needs."""
+    with two_pods(tmp_path_factory.mktemp("pods")) as made:
+        yield made
 
 
 @pytest.fixture

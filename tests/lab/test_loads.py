@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 
 from ebpfperf.errors import LoadError, NodeError
 from ebpfperf.loads import PORTS, load
@@ -23,12 +23,6 @@ from ebpfperf.model import Direction, Flow, Reading, Status
 from ebpfperf.model import Path as FlowPath
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 def flow(name: str, **fields: Any) -> Flow:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from lab.ebpf import Pod, World
 from lab.namespaces import inside, socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.state import Shape
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.lab
 PRIME, PORT = 1009, 9009
 PROBE = probe("bpf_programs")
 FLOW = Flow("f", FlowPath.POD_POD, "request-response", duration_s=2, omit_s=0)
+# iproute2 mounts a BPF file system where it loads a program from a file, and leaves it there.
+OWN_MOUNTS = ("unshare", "--mount")
 NOTHING = """
 __attribute__((section("filter"))) int nothing(void *packet) { return 0; }
 __attribute__((section("xdp"))) int passing(void *packet) { return 2; }
@@ -88,22 +90,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    """Two ends between which nothing is sent but what a test sends: no ARP, no IPv6."""
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        for end in (made.client, made.server):
-            assert end.netns_pid is not None
-            inside(end.netns_pid, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
-        for end, far in ((made.client, made.server), (made.server, made.client)):
-            assert end.netns_pid is not None
-            assert far.netns_pid is not None
-            (link,) = json.loads(inside(far.netns_pid, "ip", "-j", "link", "show", "eth0"))
-            entry = [far.address, "lladdr", link["address"], "dev", "eth0", "nud", "permanent"]
-            inside(end.netns_pid, "ip", "neigh", "replace", *entry)
-        yield made
-
-
-@pytest.fixture(scope="module")
 def programs(pods: TwoPods, compiled: Path) -> TwoPods:
     """The same with programs on the client's device, in three hooks."""
     client, _ = pods.holders()
@@ -111,15 +97,14 @@ def programs(pods: TwoPods, compiled: Path) -> TwoPods:
     for direction in ("ingress", "egress"):
         put_filter(client, direction, compiled)
     xdp = ["xdpgeneric", "obj", str(compiled), "sec", "xdp"]
-    inside(client, "ip", "link", "set", "dev", "eth0", *xdp)
+    inside(client, *OWN_MOUNTS, "ip", "link", "set", "dev", "eth0", *xdp)
     return pods
 
 
 def put_filter(pid: int, direction: str, program: Path) -> None:
     what = ["bpf", "direct-action", "obj", str(program), "sec", "filter"]
-    inside(
-        pid, "tc", "filter", "replace", "dev", "eth0", direction, "pref", "1", "handle", "1", *what
-    )
+    where = ["dev", "eth0", direction, "pref", "1", "handle", "1"]
+    inside(pid, *OWN_MOUNTS, "tc", "filter", "replace", *where, *what)
 
 
 def test_where_no_program_is_there_are_no_runs(pods: TwoPods) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lab.losses import counter, dropping
 from lab.namespaces import eventually, inside, socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, fact, flow, lost, watched
 
 from ebpfperf.loads import PORTS
@@ -27,13 +27,6 @@ PORT = PORTS["udp"][2]
 OTHER = PORTS["udp"][-1] + 1
 VXLAN = 4789
 UDP = flow("udp", rate_bits_per_s=1e6)
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        send(made, 1, OTHER)  # the neighbours know each other
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lab.namespaces import socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 
 from ebpfperf.model import Flow, Status
 from ebpfperf.model import Path as FlowPath
@@ -25,12 +24,6 @@ PRIME, PORT = 1009, 9009
 PROBE = probe("functions")
 FLOW = Flow("f", FlowPath.POD_POD, "request-response", duration_s=2, omit_s=0)
 KPROBES = Path("/sys/kernel/tracing/kprobe_events")
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 def attached(pods: TwoPods, **options: Any) -> Observers:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, flow, watched
 
 from ebpfperf.cluster import Cluster
@@ -117,12 +117,6 @@ def pairs(*places: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------- two namespaces, a veth
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

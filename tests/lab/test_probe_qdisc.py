@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lab.namespaces import socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, alone, events, fact, flow, watched, whole
 
 from ebpfperf.histograms import KERNEL
@@ -31,17 +31,6 @@ PACED = ["tbf", "rate", f"{RATE}bit", "burst", str(BURST), "limit", "1000000"]
 def inside(pid: int, *argv: str) -> None:
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", *argv]
     subprocess.run(command, check=True, timeout=20, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        # Nothing but the datagrams of these tests leaves the devices.
-        for pid in made.holders():
-            inside(pid, "ip", "-6", "address", "flush", "dev", "eth0")
-            inside(pid, "ip", "link", "set", "eth0", "addrgenmode", "none")
-        send(made, 1)
-        yield made
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["raw", "classic"])

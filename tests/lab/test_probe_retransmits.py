@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from lab.losses import counter, dropping
 from lab.namespaces import eventually, socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, flow, lost, watched
 
 from ebpfperf.loads import PORTS, load
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.lab
 PORT = PORTS["tcp"][1]
 OTHER = PORTS["tcp"][-1] + 1
 TCP = flow("tcp")
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, events, fact, flow, watched, whole
 
 from ebpfperf.histograms import KERNEL
@@ -101,12 +101,6 @@ def run(script: str, *arguments: object, name: str = TASK) -> str:
     cpu = max(os.sched_getaffinity(0))
     argv = [sys.executable, "-c", COMMON + script, name, str(cpu), *map(str, arguments)]
     return subprocess.run(argv, check=True, timeout=30, capture_output=True, text=True).stdout
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

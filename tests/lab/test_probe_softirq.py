@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lab.namespaces import socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import TRIES, Watched, alone, events, fact, flow, watched
 
 from ebpfperf.histograms import KERNEL
@@ -19,12 +19,6 @@ from ebpfperf.model import Status
 pytestmark = pytest.mark.lab
 
 PRIME = 509
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=["raw", "classic"])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from lab.losses import dropping
 from lab.namespaces import socket_in
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 from watched import Watched, events, flow, lost, watched
 
 from ebpfperf.loads import PORTS, load
@@ -26,12 +26,6 @@ PORT = PORTS["request-response"][1]
 OTHER = PORTS["request-response"][-1] + 1
 SYN = ["-p", "tcp", "--dport", str(PORT), "--syn"]
 NONE = {"failed": 0, "waiting": 0, "missed": 0}
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from two_pods import TwoPods, two_pods
+from two_pods import TwoPods
 
 from ebpfperf.errors import ProbeError
 from ebpfperf.loads import PORTS, load
@@ -79,12 +79,6 @@ def exchange(pods: TwoPods, number: int, *, port: int = PORTS["request-response"
     ends = [pods.client.address, pods.server.address, str(port), str(number)]
     argv = [sys.executable, "-c", EXCHANGE, *ends, *map(str, pods.holders())]
     subprocess.run(argv, check=True, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPods]:
-    with two_pods(tmp_path_factory.mktemp("pods")) as made:
-        yield made
 
 
 def attach(nodes: Mapping[str, SSHNode], **options: Any) -> Observers:
