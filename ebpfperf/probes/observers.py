@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_SCRIPTS = ("ground", "btf", "counting", "bpf_call", "attached")
+# What the observer and the probes stand on.
+_SCRIPTS = ("ground", "btf", "counting", "bpf_call", "attached", "programs", "opening")
+# Scripts that one probe needs besides its own.
+_OF_PROBES = {"hops": ("hops_programs",)}
 # Modules by name, then the observer itself.
 _BOOT = """\
 import importlib.util, json, sys
@@ -293,7 +296,9 @@ class Observers:
 def sources(names: Iterable[str]) -> dict[str, str]:
     """Module name → text, of the observer and the scripts of those probes."""
     place = files("ebpfperf.probes").joinpath("node")
-    wanted: Sequence[str] = (*_SCRIPTS, "observer", *names)
+    wanted: list[str] = [*_SCRIPTS, "observer"]
+    for name in names:
+        wanted += [name, *_OF_PROBES.get(name, ())]
     return {name: place.joinpath(f"{name}.py").read_text("utf-8") for name in wanted}
 
 

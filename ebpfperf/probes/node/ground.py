@@ -35,6 +35,9 @@ def say(**fields):
 class Probe:
     """What every probe has; a node script's own class is called ``Probe`` too.
 
+    Beside these it has ``read(maps, rows)``: what was seen since ``arm``, for JSON; ``rows`` are
+    its own, None where untouched.
+
     Attributes
     ----------
     source, flags
@@ -67,10 +70,6 @@ class Probe:
 
     def end(self):
         """Called before its hooks are detached."""
-
-    def read(self, maps, rows):
-        """What was seen since ``arm``, for JSON; ``rows`` are its own, None where untouched."""
-        raise NotImplementedError
 
 
 class Mounts:
