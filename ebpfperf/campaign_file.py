@@ -84,6 +84,15 @@ class ClusterEntry(_Strict):
     external_client: str | None = None
 
 
+class QuietEntry(_Strict):
+    """The ``quiet`` section: every key may be left out."""
+
+    sample_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = model.Quiet().sample_s
+    busy_pct: Annotated[float, Field(gt=0, le=100, strict=False)] = model.Quiet().busy_pct
+    nic_bits_per_s: BitsPerSecond = model.Quiet().nic_bits_per_s
+    wait_s: Annotated[float, Field(ge=0, le=3600, strict=False)] = model.Quiet().wait_s
+
+
 class CampaignEntry(_Strict):
     """The whole file."""
 
@@ -106,12 +115,15 @@ class CampaignEntry(_Strict):
     probes: list[str] = []
     probes_off: bool = False
     probe_share_pct: Annotated[float, Field(gt=0, le=100, strict=False)] = model.PROBE_SHARE_PCT
+    aa_test: bool = True
+    quiet: QuietEntry | None = QuietEntry()
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "treatments": TreatmentEntry,
     "flows": FlowEntry,
     "cluster": ClusterEntry,
+    "quiet": QuietEntry,
 }
 
 
@@ -337,6 +349,8 @@ def _campaign(
         description=entry.description,
         probes_off=entry.probes_off,
         probe_share_pct=entry.probe_share_pct,
+        aa_test=entry.aa_test,
+        quiet=None if entry.quiet is None else model.Quiet(**entry.quiet.model_dump()),
     )
 
 
@@ -428,8 +442,13 @@ def _check_ids(source: _Source, campaign: model.Campaign) -> None:
         for index, flow in enumerate(campaign.flows):
             words = f"treatment {treatment.name} with flow {flow.name}"
             made = {model.trial_name(treatment, flow): words}
-            if campaign.probes_off and treatment.name == campaign.baseline:
-                made[model.trial_name(treatment, flow, bare=True)] = f"{words} and no probes"
+            if treatment.name == campaign.baseline:
+                for asked, role, so in (
+                    (campaign.aa_test, model.Role.AGAIN, "once more"),
+                    (campaign.probes_off, model.Role.BARE, "without probes"),
+                ):
+                    if asked:
+                        made[model.trial_name(treatment, flow, role=role)] = f"{words} {so}"
             for name, ours in made.items():
                 other = seen.setdefault(name, ours)
                 if other != ours:

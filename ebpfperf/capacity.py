@@ -122,7 +122,7 @@ def requests(trials: pd.DataFrame, campaign: Campaign, *, wanted: Demand) -> pd.
             rows.append(
                 {
                     "treatment": treatment,
-                    "overlay": campaign.treatment(treatment).overlay.value,
+                    "overlay": campaign.treatment(treatment).overlay_name,
                     "flow": flow.name,
                     "n_blocks": rate.n,
                     "per_connection": rate.estimate,
@@ -261,7 +261,7 @@ def _headroom(
         verdict, reason = "undecided", "CPU was not measured"
     return {
         "treatment": treatment,
-        "overlay": campaign.treatment(treatment).overlay.value,
+        "overlay": campaign.treatment(treatment).overlay_name,
         "flow": flow.name,
         "n_blocks": n_blocks,
         "carried_bits_per_s": carried.estimate,

@@ -25,9 +25,12 @@ DPI = 192  # twice the size at which it is shown
 WIDTH_IN = 7.6
 INK, FAINT = "#222222", "#767676"
 
-_COLOURS = {Overlay.NONE: "#0072B2", Overlay.IPIP: "#009E73", Overlay.VXLAN: "#D55E00"}
-_MARKERS = {Overlay.NONE: "o^P", Overlay.IPIP: "sDX", Overlay.VXLAN: "vph"}
-_LINES = {Overlay.NONE: "-", Overlay.IPIP: "--", Overlay.VXLAN: "-."}
+# None: the overlay mode of imported results that do not say theirs.
+_COLOURS = {
+    Overlay.NONE: "#0072B2", Overlay.IPIP: "#009E73", Overlay.VXLAN: "#D55E00", None: "#595959",
+}  # fmt: skip
+_MARKERS = {Overlay.NONE: "o^P", Overlay.IPIP: "sDX", Overlay.VXLAN: "vph", None: "dHx"}
+_LINES = {Overlay.NONE: "-", Overlay.IPIP: "--", Overlay.VXLAN: "-.", None: ":"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Chart:
 def looks(campaign: Campaign) -> dict[str, Look]:
     """How each treatment is drawn: treatments of one overlay mode differ in marker."""
     found: dict[str, Look] = {}
-    seen: dict[Overlay, int] = {}
+    seen: dict[Overlay | None, int] = {}
     for treatment in campaign.treatments:
         overlay = treatment.overlay
         number = seen[overlay] = seen.get(overlay, -1) + 1

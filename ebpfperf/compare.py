@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from ebpfperf import metrics, stats
-from ebpfperf.model import Campaign, Flow, Status
+from ebpfperf.model import Campaign, Flow, Role, Status
 
 FEWEST_BLOCKS = 6
 PROBES_ON, PROBES_OFF = "probes on", "probes off"
@@ -105,8 +105,9 @@ def effects(
 
 
 def watched(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:
-    """The trials by which treatments are compared: all but bare ones."""
-    return trials[trials["probes"].ne("")] if campaign.probes_off else trials
+    """The trials by which treatments are compared: not bare ones, nor those of the A/A test."""
+    # Frames written before schema 3 have no roles, nor has one without rows.
+    return trials[trials["role"].eq(Role.COMPARED.value)] if "role" in trials else trials
 
 
 def probe_overhead(
@@ -132,15 +133,16 @@ def probe_overhead(
         baseline=PROBES_OFF,
         probes_off=False,
     )
-    ours = trials[trials["treatment"].eq(campaign.baseline)]
-    bare = ours["probes"].eq("")
+    ours = trials[trials["role"].isin([Role.COMPARED.value, Role.BARE.value])]
+    ours = ours[ours["treatment"].eq(campaign.baseline)]
+    bare = ours["role"].eq(Role.BARE.value)
     good = ours[bare & ours["status"].eq(Status.OK.value)]
     of_probes = [
         metric.name
         for metric in metrics.CATALOGUE
         if metric.name in ours and len(good) and good[metric.name].isna().all()
     ]
-    named = ours.assign(treatment=np.where(bare, PROBES_OFF, PROBES_ON))
+    named = ours.assign(treatment=np.where(bare, PROBES_OFF, PROBES_ON), role=Role.COMPARED.value)
     return effects(named.drop(columns=of_probes), arms, facts=facts)
 
 
@@ -191,7 +193,7 @@ def _effect(
         "flow": flow.name,
         "path": flow.path.value,
         "treatment": treatment,
-        "overlay": campaign.treatment(treatment).overlay.value,
+        "overlay": campaign.treatment(treatment).overlay_name,
         "baseline": campaign.baseline,
         "n_blocks": len(table),
         "planned_blocks": campaign.blocks,

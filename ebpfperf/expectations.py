@@ -140,13 +140,12 @@ class _Cluster:
 
     def effective(self, treatment: Treatment, campaign: Campaign) -> Effective:
         """What Felix acts on under a treatment: fields that it does not name are as found."""
-        modes = pool_modes(treatment.overlay, treatment.scope)
+        overlay = treatment.applied_overlay
+        modes = pool_modes(overlay, treatment.scope)
         ours = ["ippool_" + re.sub(r"\W", "_", name) for name in campaign.cluster.ippools]
         pools = {name: {**self.pools.get(name, {}), **modes} for name in ours}
         felix = {**(self.felix or {}), **felix_fields(treatment, release=self.release)}
-        return Effective(
-            treatment.overlay, treatment.scope, felix, tuple({**self.pools, **pools}.values())
-        )
+        return Effective(overlay, treatment.scope, felix, tuple({**self.pools, **pools}.values()))
 
     def of_trials(self, name: str, trials: pd.DataFrame) -> pd.DataFrame:
         """Known facts of that name which were found under those trials."""
@@ -161,6 +160,8 @@ def _expectation(
 ) -> Expectation:
     driven = next(one for one in campaign.flows if one.name == flow)
     sides = [campaign.treatment(name) for name in (campaign.baseline, treatment)]
+    if any(side.overlay is None for side in sides):
+        return Expectation(Kind.UNKNOWN, "the imported results do not say their overlay mode")
     if cluster.release is None:
         return Expectation(Kind.UNKNOWN, "the facts do not say which release of Calico it was")
     if cluster.felix is None and any(_dataplane_open(side) for side in sides):

@@ -51,6 +51,20 @@ METRICS: tuple[str, ...] = (
     "dropped_packets",
     "flow_dropped_packets",
     "retransmitted_segments",
+    "sender_cpu_pct",
+    "receiver_cpu_pct",
+    "rtt_mean_ns",
+    "snd_wnd_max_bytes",
+    "client_busiest_core_pct",
+    "server_busiest_core_pct",
+    "busy_pct",
+    "steal_pct",
+    "idle_busy_pct",
+    "idle_nic_bits_per_s",
+    "waited_s",
+    "other_nic_bits_per_s",
+    "clock_step_s",
+    "clsact_drops",
 )
 """Columns of the trials frame that a load or a probe fills; NaN where it did not."""
 
@@ -76,6 +90,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "message_bytes": "Int64",
         "rate_bits_per_s": "float64",
         "probes": "str",
+        "role": "str",
         "status": "str",
         "reason": "str",
         "start_utc": UTC,

@@ -22,6 +22,10 @@ class Overlay(StrEnum):
     VXLAN = "vxlan"
 
 
+UNKNOWN_OVERLAY = "unknown"
+"""In place of an overlay mode in the frames of results that do not say theirs."""
+
+
 class Scope(StrEnum):
     """Which node pairs are encapsulated: all, or only those in different subnets."""
 
@@ -76,6 +80,25 @@ class Direction(StrEnum):
     BIDIR = "bidir"
 
 
+class Role(StrEnum):
+    """What a trial is for.
+
+    ``COMPARED`` ones are what treatments are compared by. ``AGAIN`` is the baseline once more, as
+    if it were a treatment of its own (the A/A test); ``BARE`` is the baseline without probes.
+    """
+
+    COMPARED = "compared"
+    AGAIN = "again"
+    BARE = "bare"
+
+
+class Design(StrEnum):
+    """Whether the trials of one block belong together, or every arm stands for itself."""
+
+    BLOCKS = "blocks"
+    INDEPENDENT = "independent"
+
+
 class Status(StrEnum):
     """Whether a trial's numbers may be used."""
 
@@ -92,6 +115,8 @@ class Treatment:
     ----------
     name
         Short name used in tables, colours and trial ids: ``[a-z0-9-]+``.
+    overlay
+        None only of imported results that do not say; frames then hold ``UNKNOWN_OVERLAY``.
     felix
         FelixConfiguration ``spec`` fields to set, sorted by name; a value of None means *unset*
         (the field is removed). Fields not named are left as they are.
@@ -100,10 +125,22 @@ class Treatment:
     """
 
     name: str
-    overlay: Overlay
+    overlay: Overlay | None
     scope: Scope = Scope.ALWAYS
     felix: tuple[tuple[str, FelixValue], ...] = ()
     dataplane: Dataplane | None = None
+
+    @property
+    def applied_overlay(self) -> Overlay:
+        """The overlay mode, of a treatment that can be put on a cluster; ValueError otherwise."""
+        if self.overlay is None:
+            raise ValueError(f"treatment {self.name} was imported without its overlay mode")
+        return self.overlay
+
+    @property
+    def overlay_name(self) -> str:
+        """The overlay mode in frames and tables."""
+        return UNKNOWN_OVERLAY if self.overlay is None else self.overlay.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +312,28 @@ class ClusterRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """How quiet the nodes must be before a trial begins, and how long that is waited for.
+
+    Attributes
+    ----------
+    sample_s
+        Seconds for which the nodes are watched before each trial.
+    busy_pct
+        Processor time in use, percent of all processors of a node, that is still quiet.
+    nic_bits_per_s
+        What may cross a node's NIC, both ways added.
+    wait_s
+        Seconds in all after which the trial goes ahead nevertheless, and is marked.
+    """
+
+    sample_s: float = 0.5
+    busy_pct: float = 15.0
+    nic_bits_per_s: float = 10e6
+    wait_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Campaign:
     """A campaign file, validated. Expands to trials by ``plan.schedule``.
 
@@ -293,6 +352,18 @@ class Campaign:
         nodes (bare trials), so that what the probes cost can be said.
     probe_share_pct
         Percent of the time for which each probe whose hooks run for about every packet is on.
+    aa_test
+        Whether each block drives every flow under the baseline once more, as if that were another
+        treatment: whatever differs between the two is no effect of a treatment.
+    quiet
+        What must be so before a trial begins; None asks for nothing.
+    until_pct
+        Half width of the interval, percent, at which the campaign ends before its last block; None
+        runs all blocks.
+    design
+        ``INDEPENDENT`` where trials of one block number are not close in time (imported results).
+    source
+        What it was imported from; empty for a campaign that the kit runs.
     """
 
     name: str
@@ -308,6 +379,11 @@ class Campaign:
     description: str = ""
     probes_off: bool = False
     probe_share_pct: float = PROBE_SHARE_PCT
+    aa_test: bool = False
+    quiet: Quiet | None = None
+    until_pct: float | None = None
+    design: Design = Design.BLOCKS
+    source: str = ""
 
     @property
     def optional_probes(self) -> tuple[str, ...]:
@@ -316,8 +392,8 @@ class Campaign:
 
     @property
     def trials_per_block(self) -> int:
-        """How many trials a block holds, bare ones included."""
-        return len(self.flows) * (len(self.treatments) + self.probes_off)
+        """How many trials a block holds, those of the baseline alone included."""
+        return len(self.flows) * (len(self.treatments) + self.aa_test + self.probes_off)
 
     def treatment(self, name: str) -> Treatment:
         """The treatment of that name; KeyError when there is none."""
@@ -332,7 +408,7 @@ class Trial:
     ----------
     trial_id
         ``b003-vxlan-tcp``: block, treatment, flow; unique in a campaign and stable over resumes.
-        That of a bare trial ends in ``-bare``.
+        That of a bare trial ends in ``-bare``, that of the A/A test in ``-again``.
     block, order
         Both count from 0; ``order`` is the place in the whole campaign.
     probes
@@ -345,6 +421,7 @@ class Trial:
     treatment: Treatment
     flow: Flow
     probes: tuple[str, ...] = ()
+    role: Role = Role.COMPARED
 
     @property
     def optional_probes(self) -> tuple[str, ...]:
@@ -352,9 +429,9 @@ class Trial:
         return _optional(self.probes)
 
 
-def trial_name(treatment: Treatment, flow: Flow, *, bare: bool = False) -> str:
+def trial_name(treatment: Treatment, flow: Flow, *, role: Role = Role.COMPARED) -> str:
     """What tells a trial from the others of its block: ``vxlan-tcp``, or ``none-tcp-bare``."""
-    return f"{treatment.name}-{flow.name}" + ("-bare" if bare else "")
+    return f"{treatment.name}-{flow.name}" + ("" if role is Role.COMPARED else f"-{role}")
 
 
 def _optional(probes: tuple[str, ...]) -> tuple[str, ...]:

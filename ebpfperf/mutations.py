@@ -108,7 +108,7 @@ def treatment_mutations(
     elif delta:
         calls.append(patch_spec(*FELIX, delta, why=why))
     for name, spec in pools.items():
-        modes = pool_modes(treatment.overlay, treatment.scope)
+        modes = pool_modes(treatment.applied_overlay, treatment.scope)
         # An absent mode is Never: nothing to write, and nothing to put back later.
         changed = {f: v for f, v in modes.items() if (spec.get(f) or "Never") != v}
         if changed:

@@ -6,7 +6,7 @@ import random
 
 from ebpfperf import loads
 from ebpfperf.campaign_file import load
-from ebpfperf.model import Campaign, Trial, trial_name
+from ebpfperf.model import Campaign, Role, Treatment, Trial, trial_name
 
 __all__ = ["estimate_s", "load", "notes", "schedule"]
 
@@ -25,29 +25,56 @@ def schedule(campaign: Campaign) -> tuple[Trial, ...]:
     within a treatment the flows: both from the seed and the block's number alone, so that the same
     file gives the same order anywhere and further blocks leave the earlier ones as they were.
 
-    With ``probes_off`` the baseline's flows come twice, with the probes and bare; which of the two
-    is first is random too. They do not mix: probes are taken off and put on once per block.
+    With ``aa_test`` the baseline comes a second time, anywhere in the order, as if it were a
+    treatment of its own. With ``probes_off`` its flows come twice, with the probes and bare; which
+    of the two is first is random too. They do not mix: probes are taken off and put on once per
+    block.
     """
     trials: list[Trial] = []
     for block in range(campaign.blocks):
         order = random.Random(f"{campaign.seed}:{block}")
-        for treatment in order.sample(campaign.treatments, len(campaign.treatments)):
-            arms = [False]
-            if campaign.probes_off and treatment.name == campaign.baseline:
-                arms = order.sample((False, True), 2)
-            for bare in arms:
-                for flow in order.sample(campaign.flows, len(campaign.flows)):
+        treatments = order.sample(campaign.treatments, len(campaign.treatments))
+        for treatment, first in _with_again(campaign, treatments, block=block):
+            roles = [first]
+            if (
+                campaign.probes_off
+                and treatment.name == campaign.baseline
+                and first is not Role.AGAIN
+            ):
+                roles = order.sample((Role.COMPARED, Role.BARE), 2)
+            for role in roles:
+                draw = (
+                    random.Random(f"{campaign.seed}:{block}:{role}")
+                    if role is Role.AGAIN
+                    else order
+                )
+                for flow in draw.sample(campaign.flows, len(campaign.flows)):
                     trials.append(
                         Trial(
-                            trial_id=f"b{block:03d}-{trial_name(treatment, flow, bare=bare)}",
+                            trial_id=f"b{block:03d}-{trial_name(treatment, flow, role=role)}",
                             block=block,
                             order=len(trials),
                             treatment=treatment,
                             flow=flow,
-                            probes=() if bare else campaign.probes,
+                            probes=() if role is Role.BARE else campaign.probes,
+                            role=role,
                         )
                     )
     return tuple(trials)
+
+
+def _with_again(
+    campaign: Campaign, treatments: list[Treatment], *, block: int
+) -> list[tuple[Treatment, Role]]:
+    """The treatments in their order and, for an A/A test, the baseline once more among them.
+
+    Its place is drawn apart, so that the order of the others is the same with it and without.
+    """
+    arms = [(treatment, Role.COMPARED) for treatment in treatments]
+    if campaign.aa_test:
+        place = random.Random(f"{campaign.seed}:{block}:place").randint(0, len(arms))
+        arms.insert(place, (campaign.treatment(campaign.baseline), Role.AGAIN))
+    return arms
 
 
 def estimate_s(trials: tuple[Trial, ...]) -> float:
@@ -69,6 +96,13 @@ def notes(campaign: Campaign) -> tuple[str, ...]:
         )
     if not any(flow.path == "host-host" for flow in campaign.flows):
         found.append("No host-host flow: the report cannot say what the underlay itself carries.")
+    if campaign.aa_test:
+        found.append(
+            f"Trials whose id ends in -again run {campaign.baseline} a second time (A/A test): "
+            "verdicts are marked if the two differ."
+        )
+    else:
+        found.append("No A/A test: whether the method finds differences where none are is unknown.")
     if campaign.probes_off:
         found.append(
             f"Trials whose id ends in -bare run {campaign.baseline} without the probes "

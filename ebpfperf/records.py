@@ -11,12 +11,15 @@ from ebpfperf.model import (
     Campaign,
     ClusterRef,
     Dataplane,
+    Design,
     Direction,
     Fact,
     Flow,
     HistogramBin,
     Overlay,
     Path,
+    Quiet,
+    Role,
     Sample,
     Scope,
     Status,
@@ -49,6 +52,10 @@ def campaign_from(record: Mapping[str, Any]) -> Campaign:
     cluster = dict(fields["cluster"])
     cluster["ippools"] = tuple(cluster["ippools"])
     fields["cluster"] = ClusterRef(**cluster)
+    # Absent before schema 3.
+    if fields.get("quiet") is not None:
+        fields["quiet"] = Quiet(**fields["quiet"])
+    fields["design"] = Design(fields.get("design", Design.BLOCKS))
     return Campaign(**fields)
 
 
@@ -69,6 +76,7 @@ def result_from(record: Mapping[str, Any]) -> TrialResult:
     trial["treatment"] = _treatment(trial["treatment"])
     trial["flow"] = _flow(trial["flow"])
     trial["probes"] = tuple(trial["probes"])
+    trial["role"] = _role(trial)
     fields["trial"] = Trial(**trial)
     fields["status"] = Status(fields["status"])
     fields["samples"] = tuple(Sample(*row) for row in fields["samples"])
@@ -93,7 +101,7 @@ def rows(campaign: str, result: TrialResult) -> dict[str, list[Record]]:
         "block": trial.block,
         "order": trial.order,
         "treatment": treatment.name,
-        "overlay": str(treatment.overlay),
+        "overlay": treatment.overlay_name,
         "scope": str(treatment.scope),
         "dataplane": None if treatment.dataplane is None else str(treatment.dataplane),
         "felix": json.dumps(dict(treatment.felix), sort_keys=True),
@@ -106,6 +114,7 @@ def rows(campaign: str, result: TrialResult) -> dict[str, list[Record]]:
         "message_bytes": flow.message_bytes,
         "rate_bits_per_s": flow.rate_bits_per_s,
         "probes": ", ".join(trial.optional_probes),
+        "role": str(trial.role),
         "status": str(result.status),
         "reason": result.reason,
         "start_utc": result.start_utc,
@@ -121,11 +130,20 @@ def rows(campaign: str, result: TrialResult) -> dict[str, list[Record]]:
     }
 
 
+def _role(trial: Mapping[str, Any]) -> Role:
+    """Before schema 3 a trial did not say: bare ones are known by their id."""
+    if "role" in trial:
+        return Role(trial["role"])
+    bare = f"{trial['treatment'].name}-{trial['flow'].name}-{Role.BARE}"
+    same = trial["trial_id"] == f"b{trial['block']:03d}-{bare}" and not trial["probes"]
+    return Role.BARE if same else Role.COMPARED
+
+
 def _treatment(record: Mapping[str, Any]) -> Treatment:
     dataplane = record["dataplane"]
     return Treatment(
         name=record["name"],
-        overlay=Overlay(record["overlay"]),
+        overlay=None if record["overlay"] is None else Overlay(record["overlay"]),
         scope=Scope(record["scope"]),
         felix=tuple((name, value) for name, value in record["felix"]),
         dataplane=None if dataplane is None else Dataplane(dataplane),

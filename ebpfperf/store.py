@@ -34,8 +34,10 @@ from ebpfperf.model import Campaign, Fact, TrialResult
 
 # 2: the campaign says whether it has bare trials (``probes_off``), which none of schema 1 has, and
 # for how much of the time its probes are on (``probe_share_pct``).
-SCHEMA = 2
-_READABLE = (1, 2)
+# 3: a trial says what it is for (``role``); the campaign has an A/A test, says how quiet the nodes
+# must be, when it may end early, and whether it was imported.
+SCHEMA = 3
+_READABLE = (1, 2, 3)
 _FINGERPRINT = "records.sha256"
 
 

@@ -266,7 +266,7 @@ def treatments(campaign: Campaign) -> Table:
         {
             "treatment": treatment.name
             + (" (baseline)" if treatment.name == campaign.baseline else ""),
-            "overlay mode": treatment.overlay.value,
+            "overlay mode": treatment.overlay_name,
             "scope": treatment.scope.value,
             "Felix fields": ", ".join(
                 f"{name}: {'unset' if value is None else json.dumps(value)}"

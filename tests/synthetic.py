@@ -26,11 +26,13 @@ from ebpfperf.model import (
     Flow,
     Overlay,
     Path,
+    Role,
     Sample,
     Status,
     Treatment,
     Trial,
     TrialResult,
+    trial_name,
 )
 
 if TYPE_CHECKING:
@@ -111,19 +113,21 @@ def facts(*, lab: bool = True, shared_kernel: bool = True) -> tuple[Fact, ...]:
 def trials(campaign: Campaign = CAMPAIGN) -> tuple[Trial, ...]:
     """Every flow under every treatment once per block, treatments shuffled by the seed.
 
-    Bare trials, where the campaign has them, follow the baseline's others.
+    The baseline's are followed by bare ones and those of the A/A test, where there are any.
     """
     found: list[Trial] = []
     for block in range(campaign.blocks):
         order = list(campaign.treatments)
         random.Random(f"{campaign.seed}:{block}").shuffle(order)
         for treatment in order:
-            bare = campaign.probes_off and treatment.name == campaign.baseline
-            for suffix in ("", "-bare") if bare else ("",):
+            roles = [Role.COMPARED]
+            if treatment.name == campaign.baseline:
+                roles += [Role.BARE] * campaign.probes_off + [Role.AGAIN] * campaign.aa_test
+            for role in roles:
                 for flow in campaign.flows:
-                    name = f"b{block:03d}-{treatment.name}-{flow.name}{suffix}"
-                    probes = () if suffix else campaign.probes
-                    found.append(Trial(name, block, len(found), treatment, flow, probes))
+                    name = f"b{block:03d}-{trial_name(treatment, flow, role=role)}"
+                    probes = () if role is Role.BARE else campaign.probes
+                    found.append(Trial(name, block, len(found), treatment, flow, probes, role))
     return tuple(found)
 
 
@@ -143,7 +147,7 @@ def _result(
     overlay = trial.treatment.overlay.value
     host = trial.flow.path is Path.HOST_HOST
     flags = level_carries(trial.treatment)
-    bare = not trial.probes
+    bare = trial.role is Role.BARE
     freed = 1 / WATCHED_CARRIES if bare else 1.0
     carries = drift * wobble * (1.0 if host else CARRIES[overlay] * flags) * freed
     takes = drift * wobble * (1.0 if host else TAKES[overlay] / flags) / freed
@@ -230,6 +234,7 @@ def trials_frame(found: Iterable[TrialResult], campaign: Campaign = CAMPAIGN) ->
             "path": result.trial.flow.path.value,
             "load": result.trial.flow.load,
             "probes": ", ".join(result.trial.optional_probes),
+            "role": result.trial.role.value,
             "status": result.status.value,
             "reason": result.reason,
             "start_utc": pd.Timestamp(result.start_utc),

@@ -26,6 +26,8 @@ FILE = """\
 campaign: seen
 seed: 3
 blocks: 1
+aa_test: false
+quiet: {sample_s: 0.1, wait_s: 0}
 baseline: none
 treatments: [none, vxlan]
 flows:

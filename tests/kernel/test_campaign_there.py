@@ -31,6 +31,8 @@ CAMPAIGN = f"""\
 campaign: there
 seed: 61
 blocks: 1
+aa_test: false
+quiet: {{sample_s: 0.1, wait_s: 0}}
 baseline: none
 treatments:
   - {{name: none, overlay: none, dataplane: ebpf}}

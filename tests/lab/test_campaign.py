@@ -48,6 +48,8 @@ flows:
   - {name: tcp, path: pod-pod, load: tcp, duration_s: 1, omit_s: 0}
   - {name: host, path: host-host, load: tcp, duration_s: 1, omit_s: 0}
 probes: [tcp_rtt]
+aa_test: false
+quiet: {sample_s: 0.1, wait_s: 0}
 """
 
 

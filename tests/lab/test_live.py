@@ -79,6 +79,8 @@ FILE = """\
 campaign: stopped
 seed: 2
 blocks: 1
+aa_test: false
+quiet: {sample_s: 0.1, wait_s: 0}
 baseline: none
 treatments: [none, vxlan]
 flows:

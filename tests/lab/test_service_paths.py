@@ -51,6 +51,8 @@ HEAD = f"""\
 campaign: services
 seed: 5
 blocks: 1
+aa_test: false
+quiet: {{sample_s: 0.1, wait_s: 0}}
 baseline: none
 treatments: [none, vxlan]
 cluster: {{external_client: {OUTSIDE}}}

@@ -46,7 +46,7 @@ def test_help_names_every_noun_and_verb() -> None:
 def test_a_dry_run_shows_order_changes_and_time_and_opens_no_socket(tmp_path: Path) -> None:
     done = cli("run", str(DEMO), "--dry-run", cwd=tmp_path, sockets=False)
     assert done.returncode == 0, done.stderr
-    assert "54 trials, about" in done.stdout
+    assert "96 trials, about" in done.stdout
     assert "patch IPPool default-ipv4-ippool: ipipMode=Always" in done.stdout
     assert "Nothing was connected or changed" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -378,6 +378,7 @@ def test_outside_a_notebook_lines_are_printed_and_nobody_looks(
     file.write_text(
         "campaign: c\nseed: 1\nblocks: 1\nbaseline: none\ntreatments: [none, ipip]\n"
         "flows:\n  - {name: tcp, path: pod-pod, load: tcp, duration_s: 1, omit_s: 0}\n"
+        "aa_test: false\n"
     )
     store = live.run(file, out=tmp_path / "out")
     assert store.path == tmp_path / "out"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ebpfperf import mutations, plan
 from ebpfperf.errors import PlanError
-from ebpfperf.model import Campaign, Flow, Overlay, Scope, Treatment
+from ebpfperf.model import Campaign, Flow, Overlay, Role, Scope, Treatment
 from ebpfperf.model import Path as FlowPath
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,7 +164,7 @@ def test_a_name_that_a_bare_trial_has_is_refused(tmp_path: Path, treatment: str,
     assert plan.load(write(tmp_path, text)).flows[1].name == flow
     with pytest.raises(PlanError, match="Rename the flow") as caught:
         plan.load(write(tmp_path, text + "probes_off: true\n"))
-    assert "and no probes" in str(caught.value)
+    assert "without probes" in str(caught.value)
 
 
 def test_a_missing_file_and_a_directory_say_so(tmp_path: Path) -> None:
@@ -222,6 +222,38 @@ ORDER_OF_SEED_7 = [
     "b000-t2-f1", "b000-t2-f0", "b000-t0-f1", "b000-t0-f0", "b000-t1-f0", "b000-t1-f1",
     "b001-t0-f1", "b001-t0-f0", "b001-t2-f1", "b001-t2-f0", "b001-t1-f0", "b001-t1-f1",
 ]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_the_aa_test_is_the_baseline_once_more_and_leaves_the_others_order(
+    seed: int, probes_off: bool
+) -> None:
+    without = replace(
+        campaign(seed, 3, 3, 2), probes=("tcp_rtt", "host_counters"), probes_off=probes_off
+    )
+    made = replace(without, aa_test=True)
+    trials = plan.schedule(made)
+    assert len(trials) == made.blocks * made.trials_per_block
+    assert [trial.order for trial in trials] == list(range(len(trials)))
+    others = [trial.trial_id for trial in trials if trial.role is not Role.AGAIN]
+    assert others == [trial.trial_id for trial in plan.schedule(without)]
+    for block in range(3):
+        ours = [trial for trial in trials if trial.block == block]
+        again = [trial for trial in ours if trial.role is Role.AGAIN]
+        assert sorted(trial.trial_id for trial in again) == [
+            f"b{block:03d}-t0-{flow.name}-again" for flow in made.flows
+        ]
+        assert all(trial.probes == made.probes for trial in again)
+        # It stands together, and splits no other treatment's trials.
+        arms = [(trial.treatment.name, trial.role is Role.AGAIN) for trial in ours]
+        assert sum(a != b for a, b in itertools.pairwise(arms)) == 3
+
+
+def test_the_aa_test_is_anywhere_in_the_order() -> None:
+    made = replace(campaign(3, 60, 2, 1), aa_test=True)
+    places = [trial.order % 3 for trial in plan.schedule(made) if trial.role is Role.AGAIN]
+    assert all(10 < places.count(place) < 30 for place in range(3))
 
 
 @settings(deadline=None)
@@ -283,10 +315,11 @@ def test_a_shipped_campaign_is_one_and_named_like_its_file(file: Path) -> None:
     campaign = plan.load(file)
     assert campaign.name == file.stem
     trials = plan.schedule(campaign)
-    arms = len(campaign.treatments) + campaign.probes_off
+    arms = len(campaign.treatments) + campaign.probes_off + campaign.aa_test
     assert len(trials) == campaign.blocks * arms * len(campaign.flows)
-    # Fewer blocks cannot decide anything.
-    assert campaign.blocks >= 6
+    # Fewer blocks cannot decide anything: three metrics of a question share its level.
+    assert campaign.blocks >= 7
+    assert campaign.aa_test
 
 
 def test_every_flag_of_the_table_is_a_factor_of_some_shipped_campaign() -> None:

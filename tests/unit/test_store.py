@@ -140,7 +140,7 @@ def test_another_schema_and_a_damaged_record_are_one_sentence(filled: Store) -> 
     with pytest.raises(StoreError, match="cannot be read"):
         list(filled.results())
     manifest = filled.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 99'))
+    manifest.write_text(manifest.read_text().replace('"schema": 3', '"schema": 99'))
     with pytest.raises(InputError, match="schema 99"):
         Store.open(filled.path)
 
