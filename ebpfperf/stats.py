@@ -125,11 +125,27 @@ def signed_rank_p(values: ArrayLike) -> float:
     return float(min(1.0, 2 * extreme / 2**data.size))
 
 
+def holm(p_values: ArrayLike) -> Floats:
+    """Each p adjusted for being one of a family (Holm 1979), 0 to 1, in the order given.
+
+    A NaN stays NaN and does not count as one of the family. Those adjusted to at most alpha are the
+    ones that Holm's step-down procedure rejects, whose chance of a single false rejection is alpha,
+    however the tests depend on each other.
+    """
+    raw = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(raw.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(raw))
+    order = known[np.argsort(raw[known], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raw[order] * factors))
+    return adjusted
+
+
 def half_width_pct(interval: Interval) -> float:
     """Half the interval of a *log* ratio, as percent of the baseline: ``100 (e^(width/2) - 1)``.
 
-    At this spread and number of blocks, a true change smaller than this would not have been told
-    from none.
+    A true change of this size is told from none about every other time; ``power.detectable`` says
+    what size is told with a stated probability.
     """
     return float(100 * np.expm1((interval.high - interval.low) / 2))
 

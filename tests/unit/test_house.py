@@ -26,6 +26,7 @@ SHARED = {
     "metrics",
     "store",
     "records",
+    "ceilings",
 }
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
@@ -36,9 +37,11 @@ MEASURE = {
     "looking",
 }  # fmt: skip
 ANALYSE = {
-    "stats", "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
+    "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
+    "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
     "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
+    "limits", "limits_rules", "limits_seen",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
 
