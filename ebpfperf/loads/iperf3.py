@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -120,7 +120,8 @@ class _Iperf3(ABC):
         """Throughput, loss or retransmits, windows and round trips; or the reason for none.
 
         In ``bidir``, sent and received bits and retransmits of both directions are added, and
-        ``lost_pct`` is of all datagrams together.
+        ``lost_pct`` is of all datagrams together. ``sender_cpu_pct`` and ``receiver_cpu_pct`` are
+        of the iperf3 processes, percent of one core; in ``bidir`` of the client's and the server's.
         """
         run = json.loads(raw.get(RUN) or b"{}")
         outcome = iperf3_document.read(
@@ -136,8 +137,8 @@ class _Iperf3(ABC):
         if reason is not None:
             return Reading(Status.FAILED, sentence(reason, detail), facts=facts)
         return Reading(
-            metrics={**_metrics(outcome), **_mtu(run)},
-            samples=tuple(_samples(flow, outcome)),
+            metrics={**metrics(outcome), **_mtu(run)},
+            samples=tuple(samples(outcome)),
             facts=facts,
         )
 
@@ -203,26 +204,47 @@ class Udp(_Iperf3):
         return ["-u", "-b", str(math.ceil((flow.rate_bits_per_s or 0) / flow.streams))]
 
 
-def _metrics(outcome: Outcome) -> dict[str, float]:
+def metrics(outcome: Outcome) -> dict[str, float]:
+    """Columns of the trials frame that a document fills; ``parse`` says what they hold."""
     ways = [way for way in (outcome.forward, outcome.backward) if way is not None]
     found: dict[str, float | None] = {
-        "received_bits_per_s": sum(way.received_bits_per_s for way in ways),
-        "sent_bits_per_s": sum(way.sent_bits_per_s for way in ways),
+        "received_bits_per_s": _added([way.received_bits_per_s for way in ways]),
+        "sent_bits_per_s": _added([way.sent_bits_per_s for way in ways]),
         "lost_pct": _lost_pct(ways),
-        "retransmits": None,
+        "retransmits": _added([way.retransmits for way in ways]),
         "mss_bytes": outcome.mss_bytes,
         "snd_cwnd_max_bytes": outcome.snd_cwnd_max_bytes,
+        "snd_wnd_max_bytes": outcome.snd_wnd_max_bytes,
+        **_cpu(outcome),
     }
-    counted = [way.retransmits for way in ways if way.retransmits is not None]
-    if len(counted) == len(ways):
-        found["retransmits"] = sum(counted)
+    if outcome.rtt_mean_us is not None:
+        found["rtt_mean_ns"] = outcome.rtt_mean_us * NS_PER_US
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
+def _added(values: Sequence[float | None]) -> float | None:
+    """The sum over directions; None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _cpu(outcome: Outcome) -> dict[str, float | None]:
+    client, server = outcome.host_cpu_pct, outcome.remote_cpu_pct
+    if outcome.server:
+        client, server = server, client
+    ends = (server, client) if outcome.reverse else (client, server)
+    return dict(zip(("sender_cpu_pct", "receiver_cpu_pct"), ends, strict=True))
+
+
 def _lost_pct(ways: list[Totals]) -> float | None:
-    losses = [(way.lost_pct, way.sent_bytes) for way in ways if way.lost_pct is not None]
-    sent = sum(weight for _, weight in losses)
-    return sum(pct * weight for pct, weight in losses) / sent if sent else None
+    if any(way.lost_pct is None for way in ways):
+        return None
+    if len(ways) == 1:
+        return ways[0].lost_pct
+    sent = sum(way.sent_bytes or 0 for way in ways)
+    return (
+        sum((way.lost_pct or 0.0) * (way.sent_bytes or 0) for way in ways) / sent if sent else None
+    )
 
 
 def _mtu(run: Mapping[str, object]) -> dict[str, float]:
@@ -230,13 +252,14 @@ def _mtu(run: Mapping[str, object]) -> dict[str, float]:
     return {"mtu_bytes": float(mtu_bytes)} if isinstance(mtu_bytes, int) else {}
 
 
-def _samples(flow: Flow, outcome: Outcome) -> Iterator[Sample]:
-    """Rows of the client's intervals; ``t_s`` is the end of the interval."""
+def samples(outcome: Outcome) -> Iterator[Sample]:
+    """Rows of the intervals of the end that printed them; ``t_s`` is the end of the interval."""
+    endpoint = "server" if outcome.server else "client"
     for interval in outcome.intervals:
         at_s = interval.end_s + (0 if interval.omitted else outcome.omit_s)
         phase = "warmup" if interval.omitted else "measure"
         for metric, unit, value in _numbers(interval):
-            yield Sample("iperf3", "client", metric, unit, at_s, float(value), phase)
+            yield Sample("iperf3", endpoint, metric, unit, at_s, float(value), phase)
 
 
 def _numbers(interval: Interval) -> Iterator[tuple[str, str, float]]:

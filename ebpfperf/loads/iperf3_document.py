@@ -2,24 +2,31 @@
 
 No single mark says whether a test succeeded. Exit status 0 is printed for refused connections by
 3.11 to 3.13 and for an interrupted client by 3.19 and later; 3.9 fails without an ``error`` key;
-``end`` is filled after an interruption. So exit status, stderr, the ``error`` key, the ``end``
-object, bytes and intervals are judged together, and one doubt is enough for a reason.
+``end`` is filled after an interruption; a bidirectional document that went through another loader
+has lost a direction. So exit status, stderr, the ``error`` key, the ``end`` object, bytes, rates,
+intervals, streams and repeated keys are judged together, and one doubt is enough for a reason.
 
-Format: printed by iperf3 3.1 to 3.21; see ``iperf_api.c`` and ``iperf_client_api.c`` of each.
+Format: printed by iperf3 3.0 to 3.21, by a client or a server; see ``iperf_api.c``,
+``iperf_client_api.c`` and ``iperf_server_api.c`` of each. ``docs/iperf3.md`` says what differs.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ebpfperf.loads import iperf3_checks as checks
+from ebpfperf.loads import iperf3_rows as rows
+from ebpfperf.loads import iperf3_text
+from ebpfperf.loads.iperf3_checks import Doubt, Totals
+from ebpfperf.loads.iperf3_rows import Interval, Stream, StreamInterval, largest
+from ebpfperf.loads.iperf3_text import REVERSE
 from ebpfperf.loads.reasons import Reason
 
-# Up to 3.10.1 --bidir repeats these keys for the second direction; 3.11 gave it a name.
-_REPEATED = ("sum", "sum_sent", "sum_received")
-_REVERSE = "_bidir_reverse"
+__all__ = ["Interval", "Outcome", "Stream", "StreamInterval", "Totals", "read"]
 
 # Words of error messages, first match first. Prefixes and wording changed in 3.11 and 3.14.
 _WORDS: tuple[tuple[str, Reason], ...] = (
@@ -30,216 +37,207 @@ _WORDS: tuple[tuple[str, Reason], ...] = (
     ("timed out", Reason.UNREACHABLE),
     ("unable to connect", Reason.UNREACHABLE),
     ("interrupt", Reason.INTERRUPTED),
+    ("client has terminated", Reason.INTERRUPTED),
+    ("client has unexpectedly closed", Reason.CLIENT_DIED),
+    ("idle timeout for receiving data", Reason.CLIENT_DIED),
     ("control socket has closed", Reason.SERVER_DIED),
     ("server has terminated", Reason.SERVER_DIED),
     ("connection reset", Reason.SERVER_DIED),
     ("broken pipe", Reason.SERVER_DIED),
     ("message too long", Reason.TOO_LONG),
+    ("authorization failed", Reason.DENIED),
+    ("larger than server limit", Reason.DENIED),
+    ("server's maximum", Reason.DENIED),
     ("unable to write to stream", Reason.SERVER_DIED),
     ("unable to read from stream", Reason.SERVER_DIED),
+    ("unable to receive control message", Reason.SERVER_DIED),
     ("unrecognized option", Reason.BAD_OPTION),
+    ("unrecognised option", Reason.BAD_OPTION),
+    ("invalid option", Reason.BAD_OPTION),
     ("parameter error", Reason.BAD_OPTION),
     ("some option you are trying to set", Reason.BAD_OPTION),
     ("unable to set tcp", Reason.BAD_OPTION),
 )
-
-_MAY_LACK = 0.9  # part of the time asked for that intervals and sums must cover
-_MAY_EXCEED = 1.02  # received over sent: bytes in flight over the end of the warm-up
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """One direction of a test, warm-up left out.
-
-    Attributes
-    ----------
-    sent_bits_per_s, received_bits_per_s
-        What the sender wrote and what the receiver read, each over its own seconds.
-    lost_pct
-        UDP datagrams that did not arrive, percent of those sent; None for TCP.
-    retransmits
-        TCP segments sent again, all streams; None where not reported.
-    """
-
-    sent_bits_per_s: float
-    received_bits_per_s: float
-    sent_bytes: int
-    received_bytes: int
-    sent_s: float
-    lost_pct: float | None
-    retransmits: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """One direction in one reporting interval, as the client saw it.
-
-    Attributes
-    ----------
-    start_s, end_s
-        Seconds from the start of the warm-up (``omitted``), or from its end.
-    sender
-        Whether the client was the sender of this direction.
-    snd_cwnd_bytes
-        Congestion windows of all streams added; None at a receiver.
-    rtt_us
-        Smoothed round-trip time, mean of the streams, microseconds.
-    """
-
-    start_s: float
-    end_s: float
-    omitted: bool
-    sender: bool
-    bits_per_s: float
-    byte_count: int
-    retransmits: int | None
-    lost_packets: int | None
-    snd_cwnd_bytes: int | None
-    rtt_us: float | None
+_ERROR = re.compile(r"\berror\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a client's output says: ``reason`` is None exactly when the numbers may be used.
+    """What was printed: ``reason`` is None exactly when the numbers may be used.
 
     Attributes
     ----------
+    server
+        Whether the server printed it: it knows what it sent and received itself, not the rest.
+    streams
+        Connections in each direction.
+    duration_s
+        Seconds asked for after ``omit_s``; 0 where the test ends after bytes or blocks.
+    target_bits_per_s
+        Pace of each stream; 0 is as fast as it goes, None where the release does not say (3.10).
     forward, backward
         Client to server, and server to client; a test of one direction has one of them.
+    started_s
+        Unix time of the start, whole seconds.
     mss_bytes
         Segment size of the control connection when it was set up, which the kernel gives.
-    snd_cwnd_max_bytes
-        Largest congestion window of any stream that the client sends.
+    host_cpu_pct, remote_cpu_pct
+        Processor time of the iperf3 process here and at the other end, percent of one core.
     """
 
     reason: Reason | None
     detail: str = ""
+    server: bool = False
     version: str = ""
     protocol: str = ""
     streams: int = 0
+    reverse: bool = False
+    bidir: bool = False
     omit_s: float = 0
     duration_s: float = 0
+    bytes_asked: int = 0
+    blocks_asked: int = 0
+    block_bytes: int | None = None
+    target_bits_per_s: float | None = None
     forward: Totals | None = None
     backward: Totals | None = None
-    intervals: tuple[Interval, ...] = ()
+    cookie: str = ""
+    started_s: int | None = None
     mss_bytes: int | None = None
-    snd_cwnd_max_bytes: int | None = None
     congestion: str = ""
+    host_cpu_pct: float | None = None
+    remote_cpu_pct: float | None = None
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """Rows of the reporting intervals, one a direction; made anew each time."""
+        return () if self.reason else tuple(rows.intervals(self.document, self._sides))
+
+    @property
+    def stream_intervals(self) -> tuple[StreamInterval, ...]:
+        """Rows of each stream in each interval; made anew each time."""
+        return () if self.reason else tuple(rows.stream_intervals(self.document, self._sides))
+
+    @property
+    def stream_rows(self) -> tuple[Stream, ...]:
+        """Rows of each stream over the whole test; made anew each time."""
+        return () if self.reason else tuple(rows.streams(self.document, self._sides))
+
+    @property
+    def snd_cwnd_max_bytes(self) -> int | None:
+        """Largest congestion window of any stream, as far as a sender printed it."""
+        return None if self.reason else largest(self.document, "snd_cwnd")
+
+    @property
+    def snd_wnd_max_bytes(self) -> int | None:
+        """Largest window that a receiver offered to any stream (3.10 and later)."""
+        return None if self.reason else largest(self.document, "snd_wnd")
+
+    @property
+    def rtt_mean_us(self) -> float | None:
+        """Mean over streams of the sender's mean round-trip time, microseconds (3.1 and later)."""
+        means = [s.rtt_mean_us for s in self.stream_rows if s.rtt_mean_us is not None]
+        return sum(means) / len(means) if means else None
+
+    @property
+    def _sides(self) -> rows.Sides:
+        return rows.Sides(server=self.server, reverse=self.reverse, bidir=self.bidir)
 
 
 def read(stdout: bytes, *, stderr: str = "", status: int = 0) -> Outcome:
-    """The outcome of one client: its standard output, standard error and exit status."""
-    text = stdout.decode("utf-8", "replace").strip()
-    if not text:
+    """The outcome of one client or server: its standard output, standard error, exit status."""
+    if not stdout or stdout.isspace():
         return Outcome(_by_words(stderr) or Reason.EMPTY, stderr or f"exit status {status}")
-    document, problem = _load(text)
-    if document is None:
-        return Outcome(problem, stderr or text[:200])
+    printed = iperf3_text.load(stdout)
+    said = f"{stderr}\n{printed.beside}".strip() if printed.beside else stderr
+    if printed.document is None:
+        shown = said or stdout[:200].decode("utf-8", "replace")
+        return Outcome(printed.problem or Reason.NOT_JSON, shown)
+    outcome, failed = Outcome(None), None
     try:
-        return _judge(document, stderr, status)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        return Outcome(Reason.INCONSISTENT, f"unexpected shape: {error!r}")
+        outcome = _described(printed.document)
+        failed = _failure(printed.document, stderr=said, status=status)
+        if failed is None:
+            if printed.conflict:
+                raise Doubt(Reason.INCONSISTENT, f"{printed.conflict} twice, with two values")
+            return _measured(outcome, printed.document)
+    except Doubt as doubt:
+        return replace(outcome, reason=doubt.reason, detail=doubt.detail)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        failed = failed or (Reason.INCONSISTENT, f"unexpected shape: {error!r}")
+    return replace(outcome, reason=failed[0], detail=failed[1] or f"exit status {status}")
 
 
-def _load(text: str) -> tuple[dict[str, Any] | None, Reason]:
-    decoder = json.JSONDecoder(object_pairs_hook=_keep_both)
-    try:
-        first, end = decoder.raw_decode(text)
-    except ValueError:
-        started = text.startswith("{") and '"start"' in text
-        return None, Reason.TRUNCATED if started else Reason.NOT_JSON
-    if not isinstance(first, dict):
-        return None, Reason.NOT_JSON
-    if "event" in first:
-        return _from_events(text, decoder)
-    if text[end:].strip():
-        return None, Reason.CONCATENATED
-    return first, Reason.OTHER
-
-
-def _from_events(text: str, decoder: json.JSONDecoder) -> tuple[dict[str, Any] | None, Reason]:
-    """A document put together from ``--json-stream`` lines (3.17 and later)."""
-    document: dict[str, Any] = {"intervals": []}
-    for line in text.splitlines():
-        try:
-            event = decoder.decode(line)
-        except ValueError:
-            # --json-stream-full-output appends the whole document, pretty-printed.
-            if line.strip() == "{" and "end" in document:
-                break
-            return None, Reason.TRUNCATED
-        if not isinstance(event, dict) or "event" not in event:
-            return None, Reason.NOT_JSON
-        if event["event"] == "interval":
-            document["intervals"].append(event["data"])
-        elif event["event"] in document:
-            return None, Reason.CONCATENATED
-        else:
-            document[event["event"]] = event.get("data")
-    return document, Reason.OTHER
-
-
-def _keep_both(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key not in found:
-            found[key] = value
-        elif key in _REPEATED:
-            found[key + _REVERSE] = value
-    return found
-
-
-def _judge(document: Mapping[str, Any], stderr: str, status: int) -> Outcome:
-    start, end = document.get("start") or {}, document.get("end") or {}
-    test = start.get("test_start") or {}
-    base = Outcome(
+def _described(document: Mapping[str, Any]) -> Outcome:
+    """What the document says of itself, as far as it does; no judgement."""
+    start = _object(document.get("start"))
+    test, time = _object(start.get("test_start")), _object(start.get("timestamp"))
+    end = _object(document.get("end"))
+    server = "accepted_connection" in start
+    cpu = _object(end.get("cpu_utilization_percent"))
+    started_s = _plain(time.get("timesecs"))
+    return Outcome(
         None,
-        version=str(start.get("version", "")).removeprefix("iperf "),
+        server=server,
+        version=str(start.get("version", "")).removeprefix("iperf").strip(),
         protocol=str(test.get("protocol", "")),
-        streams=int(test.get("num_streams", 0)),
-        omit_s=float(test.get("omit", 0)),
-        duration_s=float(test.get("duration", 0)),
-    )
-    error = document.get("error")
-    detail = str(error) if error else stderr
-    failed = _failure(start, end, error=error, stderr=stderr, status=status)
-    if failed is not None:
-        return replace(base, reason=failed, detail=detail or f"exit status {status}")
-    reverse = bool(test.get("reverse", 0))
-    # Before 3.13 test_start does not say whether both directions were asked for.
-    both = bool(test.get("bidir", 0)) or any(key.endswith(_REVERSE) for key in end)
-    first = _totals(end, "", base.protocol)
-    second = _totals(end, _REVERSE, base.protocol) if both else None
-    intervals = tuple(
-        _interval(item, suffix, test=test, client_sends=(suffix == "") != reverse)
-        for item in document.get("intervals") or []
-        for suffix in ("", *((_REVERSE,) if both else ()))
-    )
-    outcome = replace(
-        base,
-        forward=None if reverse else first,
-        backward=first if reverse else second,
-        intervals=intervals,
-        mss_bytes=_whole(start.get("tcp_mss_default")),
-        snd_cwnd_max_bytes=_largest_window(end, document),
+        streams=int(_plain(test.get("num_streams")) or 0),
+        reverse=test.get("reverse") == 1,
+        # Before 3.13 test_start does not say whether both directions were asked for.
+        bidir=test.get("bidir") == 1 or _second_sums(end),
+        omit_s=_plain(test.get("omit")) or 0,
+        duration_s=_plain(test.get("duration")) or 0,
+        bytes_asked=int(_plain(test.get("bytes")) or 0),
+        blocks_asked=int(_plain(test.get("blocks")) or 0),
+        block_bytes=_whole(test.get("blksize")),
+        target_bits_per_s=_plain(test.get("target_bitrate", start.get("target_bitrate"))),
+        cookie=str(start.get("cookie", "")),
+        started_s=None if started_s is None else int(started_s),
+        # A server prints 0, and before 3.2 a size asked for had a key of its own.
+        mss_bytes=_whole(start.get("tcp_mss_default")) or _whole(start.get("tcp_mss")) or None,
         congestion=str(end.get("sender_tcp_congestion", "")),
+        host_cpu_pct=_percent(cpu.get("host_total")),
+        # A server prints 0 for what it does not know.
+        remote_cpu_pct=None if server else _percent(cpu.get("remote_total")),
+        document=document,
     )
-    doubt = _doubt(outcome, timed=not (test.get("bytes") or test.get("blocks")))
-    return outcome if doubt is None else replace(outcome, reason=doubt[0], detail=doubt[1])
 
 
-def _failure(
-    start: Mapping[str, Any], end: Mapping[str, Any], *, error: Any, stderr: str, status: int
-) -> Reason | None:
+def _measured(outcome: Outcome, document: Mapping[str, Any]) -> Outcome:
+    """The outcome with its totals; Doubt, or what a wrong shape raises, where there are none."""
+    checks.asked(document["start"]["test_start"])
+    checks.directions(document["end"], outcome.streams, outcome.reverse, outcome.bidir)
+    judge = checks.Judge(document, udp=outcome.protocol == "UDP", server=outcome.server)
+    timed_s = 0 if outcome.bytes_asked or outcome.blocks_asked else outcome.duration_s
+    first = judge.totals("", to_server=not outcome.reverse, timed_s=timed_s, omit_s=outcome.omit_s)
+    second = None
+    if outcome.bidir:
+        second = judge.totals(REVERSE, to_server=False, timed_s=timed_s, omit_s=outcome.omit_s)
+    return replace(
+        outcome,
+        forward=None if outcome.reverse else first,
+        backward=first if outcome.reverse else second,
+    )
+
+
+def _failure(document: Mapping[str, Any], *, stderr: str, status: int) -> tuple[Reason, str] | None:
+    """Why the program says, in any of its ways, that it failed."""
+    start, end = _object(document.get("start")), _object(document.get("end"))
+    error = document.get("error")
     if error:
-        return _by_words(str(error)) or Reason.OTHER
-    sums = any(key in end for key in ("sum", "sum_sent"))
-    if not sums or status != 0:
-        # 3.9 prints no error key; a refused connection shows only in that none was made.
-        if not start.get("connected") and "unable to send control message" in stderr:
-            return Reason.REFUSED
-        return _by_words(stderr) or (Reason.OTHER if sums else Reason.NO_END)
-    return None
+        return _by_words(str(error)) or Reason.OTHER, str(error)
+    theirs = document.get("server_output_json")
+    if isinstance(theirs, Mapping) and theirs.get("error"):
+        return _by_words(str(theirs["error"])) or Reason.OTHER, f"server: {theirs['error']}"
+    sums = "sum" in end or "sum_sent" in end
+    known = _by_words(stderr) if stderr else None
+    if sums and status == 0 and known is None and not (stderr and _ERROR.search(stderr)):
+        return None
+    # 3.9 prints no error key; a refused connection shows only in that none was made.
+    if not start.get("connected") and "unable to send control message" in stderr:
+        return Reason.REFUSED, stderr
+    return known or (Reason.OTHER if sums else Reason.NO_END), stderr
 
 
 def _by_words(message: str) -> Reason | None:
@@ -247,87 +245,24 @@ def _by_words(message: str) -> Reason | None:
     return next((reason for words, reason in _WORDS if words in lowered), None)
 
 
-def _totals(end: Mapping[str, Any], suffix: str, protocol: str) -> Totals:
-    udp = protocol == "UDP"
-    whole = end.get(f"sum{suffix}") if udp else None
-    sent = end.get(f"sum_sent{suffix}", whole)
-    received = end.get(f"sum_received{suffix}")
-    if sent is None:
-        raise KeyError(f"sum_sent{suffix}")
-    lost_pct = None
-    if udp:
-        # Loss as the receiver counted it: sum up to 3.10.1, sum_received beside it from 3.11 on.
-        lost_pct = float((whole or received or sent)["lost_percent"])
-    if received is None:
-        if not udp:
-            raise KeyError(f"sum_received{suffix}")
-        # Up to 3.10.1 a UDP document has the sender's rate alone, and the loss.
-        arrived = 1 - (lost_pct or 0.0) / 100
-        received = {
-            "bytes": sent["bytes"] * arrived,
-            "bits_per_second": sent["bits_per_second"] * arrived,
-        }
-    return Totals(
-        sent_bits_per_s=float(sent["bits_per_second"]),
-        received_bits_per_s=float(received["bits_per_second"]),
-        sent_bytes=int(sent["bytes"]),
-        received_bytes=int(received["bytes"]),
-        sent_s=float(sent["seconds"]),
-        lost_pct=lost_pct,
-        retransmits=_whole(sent.get("retransmits")),
-    )
+def _second_sums(end: Mapping[str, Any]) -> bool:
+    return f"sum{REVERSE}" in end or f"sum_sent{REVERSE}" in end or f"sum_received{REVERSE}" in end
 
 
-def _interval(
-    item: Mapping[str, Any], suffix: str, *, test: Mapping[str, Any], client_sends: bool
-) -> Interval:
-    total = item[f"sum{suffix}"]
-    # 3.7 and later say of each stream which way it goes; before, there was one way.
-    streams = [s for s in item["streams"] if s.get("sender", client_sends) == client_sends]
-    windows = [s["snd_cwnd"] for s in streams if s.get("snd_cwnd")]
-    rtts = [s["rtt"] for s in streams if s.get("rtt")]
-    return Interval(
-        # Across the end of the warm-up, "start" still counts from the warm-up's own start.
-        start_s=float(total["end"]) - float(total["seconds"]),
-        end_s=float(total["end"]),
-        omitted=bool(total.get("omitted", False)),
-        sender=client_sends,
-        bits_per_s=float(total["bits_per_second"]),
-        byte_count=int(total["bytes"]),
-        retransmits=_whole(total.get("retransmits")),
-        lost_packets=_whole(total.get("lost_packets")),
-        snd_cwnd_bytes=sum(windows) if windows else None,
-        rtt_us=sum(rtts) / len(rtts) if rtts else None,
-    )
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
-def _largest_window(end: Mapping[str, Any], document: Mapping[str, Any]) -> int | None:
-    windows = [int(s.get("sender", {}).get("max_snd_cwnd", 0)) for s in end.get("streams", [])]
-    for item in document.get("intervals") or []:
-        windows += [int(s.get("snd_cwnd", 0)) for s in item["streams"]]
-    return max(windows, default=0) or None
-
-
-def _doubt(outcome: Outcome, *, timed: bool) -> tuple[Reason, str] | None:
-    """The first thing about the numbers that cannot be believed."""
-    measured = [i for i in outcome.intervals if not i.omitted]
-    for name, totals in (("forward", outcome.forward), ("backward", outcome.backward)):
-        if totals is None:
-            continue
-        if totals.sent_bytes <= 0 or totals.received_bytes <= 0:
-            return Reason.NO_TRAFFIC, f"{name}: {totals.received_bytes} bytes received"
-        if totals.received_bytes > totals.sent_bytes * _MAY_EXCEED and outcome.omit_s == 0:
-            return (
-                Reason.INCONSISTENT,
-                f"{name}: {totals.received_bytes} bytes received, {totals.sent_bytes} sent",
-            )
-        if timed and totals.sent_s < outcome.duration_s * _MAY_LACK:
-            return Reason.SHORT, f"{name}: {totals.sent_s:.2f} of {outcome.duration_s:g} s"
-        covered = sum(i.end_s - i.start_s for i in measured if i.sender == (name == "forward"))
-        if timed and covered < outcome.duration_s * _MAY_LACK:
-            return Reason.SHORT, f"intervals cover {covered:.2f} of {outcome.duration_s:g} s"
-    return None
+def _plain(value: object) -> float | None:
+    """A number that can be one of seconds, bytes or bits; None for anything else."""
+    return value if type(value) in (int, float) and 0 <= value < 1e18 else None  # type: ignore[operator,return-value]
 
 
 def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
+    number = _plain(value)
+    return None if number is None else int(number)
+
+
+def _percent(value: object) -> float | None:
+    number = _plain(value)
+    return number if number is not None and math.isfinite(number) and number < 1e6 else None

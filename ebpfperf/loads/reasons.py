@@ -12,6 +12,8 @@ class Reason(StrEnum):
     BUSY = "busy"
     UNREACHABLE = "unreachable"
     SERVER_DIED = "server_died"
+    CLIENT_DIED = "client_died"
+    DENIED = "denied"
     INTERRUPTED = "interrupted"
     NO_END = "no_end"
     NOT_JSON = "not_json"
@@ -36,11 +38,13 @@ SENTENCES: dict[Reason, str] = {
     Reason.BUSY: "The server was busy with another test.",
     Reason.UNREACHABLE: "The server could not be reached.",
     Reason.SERVER_DIED: "The server went away during the test.",
+    Reason.CLIENT_DIED: "The client went away during the test.",
+    Reason.DENIED: "The server does not allow the test.",
     Reason.INTERRUPTED: "The client was interrupted before the end.",
     Reason.NO_END: "The document has no result: its end is empty or absent.",
     Reason.NOT_JSON: "The client's output is no JSON document.",
     Reason.TRUNCATED: "The client's document stops in the middle.",
-    Reason.CONCATENATED: "The output holds more than one document.",
+    Reason.CONCATENATED: "The output holds more than one document; give each a file of its own.",
     Reason.EMPTY: "The client printed nothing.",
     Reason.TOO_LONG: "A datagram did not fit the path; set a smaller message_bytes for the flow.",
     Reason.NO_TRAFFIC: "No byte arrived.",
