@@ -167,10 +167,19 @@ def _replicates(
     not_above = np.searchsorted(values, estimate + near, side="right")
     share = float(below + not_above) / 2 / size
     share = min(max(share, 0.5 / size), 1 - 0.5 / size)
-    cubes = sum(float(np.sum(one**3)) / one.size**3 for one in influences)
-    squares = sum(float(np.sum(one**2)) / one.size**2 for one in influences)
-    acceleration = cubes / (6 * squares**1.5) if squares > 0 else 0.0
-    return Replicates(estimate, values, _NORMAL.inv_cdf(share), acceleration, df, stretch)
+    return Replicates(
+        estimate, values, _NORMAL.inv_cdf(share), _acceleration(influences), df, stretch
+    )
+
+
+def _acceleration(influences: tuple[Floats, ...]) -> float:
+    largest = max(float(np.max(np.abs(one))) for one in influences)
+    if largest == 0:
+        return 0.0
+    # It has no unit; without one of the data's, no power of them is too small to be told from zero.
+    cubes = sum(float(np.sum((one / largest) ** 3)) / one.size**3 for one in influences)
+    squares = sum(float(np.sum((one / largest) ** 2)) / one.size**2 for one in influences)
+    return cubes / (6 * squares**1.5)
 
 
 def _weighted_medians(ascending: Floats, weights: Counts) -> Floats:

@@ -18,16 +18,16 @@ FIRST, STEP = 8, 4
 def looks(blocks: int, *, first: int = FIRST, level: float = 0.95) -> tuple[int, ...]:
     """How many blocks are complete at each look, ascending; the last is ``blocks``.
 
-    The first look is after ``first`` blocks and the next ones four apart, where what they may spend
-    is within the reach of an exact test of so many; others are left out. A campaign of up to
-    ``first`` blocks has one.
+    The first look is after ``first`` blocks and the next ones at least four apart, where what they
+    may spend is within the reach of an exact test of so many; others are left out, so that a
+    campaign of fewer than twelve blocks has one look, its end.
     """
     found: list[int] = []
     spent = 0.0
-    for n in range(first, blocks, STEP):
+    for n in range(first, blocks - STEP + 1, STEP):
         # As long a campaign as this spends little early on: 2 / 2^n is all that n blocks can show.
         spending = _spent(n / blocks) * (1 - level)
-        if spending - spent >= 2 / 2**n:
+        if spending - spent >= 2 / 2**n and (1 - level) - spending >= 2 / 2**blocks:
             found.append(n)
             spent = spending
     return (*found, blocks)
