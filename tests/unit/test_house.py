@@ -34,13 +34,13 @@ MEASURE = {
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
-    "looking",
+    "looking", "conditions", "conditions_text",
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
     "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
-    "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
+    "confounders", "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
     "limits", "limits_rules", "limits_seen",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
