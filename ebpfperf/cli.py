@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands import campaigns, clusters, reports
+from ebpfperf.commands import campaigns, clusters, imports, reports
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.cli import app as lab
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lab, name="lab")
+app.add_typer(imports.app, name="import")
 for command in (
     campaigns.plan,
     campaigns.run,

@@ -34,7 +34,7 @@ MEASURE = {
     "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
-    "looking", "conditions", "conditions_text",
+    "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
