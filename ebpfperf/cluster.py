@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,7 @@ from ebpfperf.mutations import (
     pod_workloads,
     treatment_mutations,
 )
+from ebpfperf.network_view import NodeView
 from ebpfperf.pods import recreate_pods, refuse_another_run
 from ebpfperf.remote import Node, SSHNode
 from ebpfperf.restore import check_cluster, put_back, restore_from_journal
@@ -71,6 +72,8 @@ class Settled:
     changed
         False where the treatment was already shown: then the evidence is that of the time when
         it was settled.
+    views
+        Node → what it shows.
     """
 
     treatment: Treatment
@@ -79,6 +82,7 @@ class Settled:
     raw: Mapping[str, bytes]
     switch_s: float
     changed: bool
+    views: Mapping[str, NodeView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,7 @@ class Cluster:
             {**shown.raw, **raw},
             time.monotonic() - begun,
             True,
+            shown.views,
         )
         return self._settled
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ebpfperf import loads, plan
+from ebpfperf import loads, plan, quiet
 from ebpfperf.cluster import Cluster, Settled, restore_from_journal
 from ebpfperf.errors import (
     CommandTimeout,
@@ -116,6 +116,12 @@ class Stage:
             self._refused = (key, error)
             raise
 
+    def quiet(self, trial: Trial, settled: Settled) -> Reading:
+        """How quiet the ends' nodes were, once they are or have been waited for long enough."""
+        nics = {name: view.nic.name for name, view in settled.views.items() if view.nic}
+        ends = (settled.endpoints[trial.flow.path, role].node for role in ("client", "server"))
+        return quiet.wait(self.cluster.nodes, ends, self._campaign.quiet, nics=nics)
+
 
 def execute(
     trial: Trial, stage: Stage, watch: Watch, *, looks: Looks = NOBODY_LOOKS
@@ -127,8 +133,9 @@ def execute(
     try:
         watch.renew(stage.cluster)
         settled = stage.settle(trial)
+        calm = stage.quiet(trial, settled)
         begun = time.monotonic()
-        return _drive(blank, settled, stage.cluster, watch, looks, begun)
+        return _drive(blank, settled, stage.cluster, watch, looks, calm, begun)
     except (NodeError, LoadError, SettleError, KubeError) as error:
         reason = f"{code(error)}: {error}"
         return replace(blank, reason=reason, duration_s=time.monotonic() - begun)
@@ -140,6 +147,7 @@ def _drive(
     cluster: Cluster,
     watch: Watch,
     looks: Looks,
+    calm: Reading,
     begun: float,
 ) -> TrialResult:
     trial = blank.trial
@@ -147,11 +155,14 @@ def _drive(
     client = settled.endpoints[trial.flow.path, "client"]
     server = settled.endpoints[trial.flow.path, "server"]
     raw: dict[str, bytes] = dict(settled.raw) if settled.changed else {}
-    with watch.armed(trial, client, server) as seen, looks.during(trial, watch.look) as looked:
+    with (
+        watch.armed(trial, client, server, views=settled.views) as seen,
+        looks.during(trial, watch.look) as looked,
+    ):
         output = load.drive(trial.flow, client, server, cluster.nodes)
     raw |= output | seen.raw
-    readings: Mapping[str, Reading] = {"load": load.parse(trial.flow, output), **seen.read(trial)}
-    main = readings["load"]
+    main = load.parse(trial.flow, output)
+    readings: Mapping[str, Reading] = {"load": main, "quiet": calm, **seen.read(trial)}
     metrics = {"mtu_bytes": float(client.mtu_bytes)}
     for reading in readings.values():
         metrics |= reading.metrics
@@ -168,9 +179,10 @@ def _drive(
         facts=(
             *settled.facts,
             *looked.facts,
+            *seen.facts,
             *(f for reading in readings.values() for f in reading.facts),
         ),
-        warnings=(*seen.warnings, *looked.warnings),
+        warnings=(*seen.warnings, *looked.warnings, *((calm.reason,) if calm.reason else ())),
         raw=raw,
     )
 

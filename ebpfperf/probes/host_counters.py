@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ebpfperf.errors import ProbeError
 from ebpfperf.model import Endpoint, Fact, Flow, Reading, Sample, Status
-from ebpfperf.probes.host_text import Snapshot, parse_snapshot
+from ebpfperf.probes import circumstances
+from ebpfperf.probes.host_text import NODE_DEVICES, Snapshot, parse_snapshot, read_argv
 from ebpfperf.units import BITS_PER_BYTE, gbit
 
 if TYPE_CHECKING:
     from ebpfperf.remote import Completed, Node
 
 ENDS = "host_counters.json"
-_KERNEL_FILES = ("/proc/sys/kernel/random/boot_id", "/proc/uptime", "/proc/stat",
-                 "/proc/net/softnet_stat")  # fmt: skip
 _NET_FILES = ("dev", "snmp", "netstat")
 _TIMEOUT_S = 10.0
 _US_PER_S = 1e6
@@ -44,6 +43,7 @@ class HostCounters:
     def __init__(self) -> None:
         self._nodes: Mapping[str, Node] = {}
         self._ends: dict[str, Endpoint] = {}
+        self._nics: Mapping[str, str] = {}
         self._between: str | None = None
         self._before: dict[str, bytes] = {}
 
@@ -52,18 +52,35 @@ class HostCounters:
         self._nodes = nodes
         return ()
 
-    def arm(self, flow: Flow, client: Endpoint, server: Endpoint) -> None:
-        """Read the counters of both ends' nodes, and of a node between them that forwards."""
+    def arm(
+        self,
+        flow: Flow,
+        client: Endpoint,
+        server: Endpoint,
+        *,
+        nics: Mapping[str, str] | None = None,
+    ) -> None:
+        """Read the counters of both ends' nodes, and of a node between them that forwards.
+
+        ``nics``: node → its NIC, where that is known.
+        """
         self._ends = {"client": client, "server": server}
+        self._nics = nics or {}
         front = server.front
         self._between = front.node if front and front.node not in (server.node, "") else None
-        self._before = self._read()
+        self._before = self._read(counters_first=False)
 
     def collect(self) -> dict[str, bytes]:
         """What was printed before and after, per node, and where the ends are."""
-        after = self._read()
+        after = self._read(counters_first=True)
         where: dict[str, dict[str, Any]] = {
-            end: {"node": e.node, "pid": e.netns_pid, "device": e.device}
+            end: {
+                "node": e.node,
+                "pid": e.netns_pid,
+                "device": e.device,
+                "host_device": e.host_device,
+                "nic": self._nics.get(e.node) or (e.device if e.netns_pid is None else ""),
+            }
             for end, e in self._ends.items()
         }
         if self._between:
@@ -84,6 +101,7 @@ class HostCounters:
         datagram) that the client's namespace received.
         ``softnet_dropped``: packets that a full backlog refused.
         ``tcpext_retransmits``: TCP segments sent again in the ends' namespaces.
+        ``circumstances.metrics`` says the rest.
         """
         try:
             where: dict[str, Any] = json.loads(raw[ENDS])
@@ -104,13 +122,13 @@ class HostCounters:
         """Nothing runs on the nodes."""
         self._nodes = {}
 
-    def _read(self) -> dict[str, bytes]:
+    def _read(self, *, counters_first: bool) -> dict[str, bytes]:
         wanted: dict[str, list[str]] = {}
         for end in self._ends.values():
-            paths = wanted.setdefault(end.node, list(_KERNEL_FILES))
+            paths = wanted.setdefault(end.node, [NODE_DEVICES])
             paths += [path for path in net_files(end.netns_pid) if path not in paths]
         if self._between:
-            wanted.setdefault(self._between, list(_KERNEL_FILES))
+            wanted.setdefault(self._between, [NODE_DEVICES])
         missing = [node for node in wanted if node not in self._nodes]
         if missing:
             raise ProbeError(
@@ -123,8 +141,7 @@ class HostCounters:
         pods = any(end.netns_pid is not None for end in self._ends.values())
 
         def read(node: str) -> Completed:
-            # -v: a header with its name before every file.
-            argv = ["tail", "-v", "-n", "+1", *wanted[node]]
+            argv = read_argv(wanted[node], counters_first=counters_first)
             return self._nodes[node].run(argv, timeout_s=_TIMEOUT_S, sudo=pods)
 
         with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
@@ -134,8 +151,17 @@ class HostCounters:
 
 def net_files(pid: int | None) -> list[str]:
     """Counters of a network namespace: a process's, or the one that a login to the node is in."""
-    place = "/proc/net" if pid is None else f"/proc/{pid}/net"
-    return [f"{place}/{name}" for name in _NET_FILES]
+    return [f"{net_place(pid)}/{name}" for name in _NET_FILES]
+
+
+def net_place(pid: int | None) -> str:
+    """Where the files of that network namespace are."""
+    return "/proc/net" if pid is None else f"/proc/{pid}/net"
+
+
+def window(pair: Sequence[Snapshot]) -> float:
+    """Seconds between two readings."""
+    return pair[1].uptime_s - pair[0].uptime_s
 
 
 def _file(node: str, when: str) -> str:
@@ -156,7 +182,7 @@ def _reading(
     dropped = 0
     for node in machines.values():
         before, after = pairs[node]
-        window_s = after.uptime_s - before.uptime_s
+        window_s = window(pairs[node])
         for mode, end_s in after.cpu_s.items():
             spent_s = max(0.0, end_s - before.cpu_s[mode])
             modes[mode] = modes.get(mode, 0.0) + spent_s
@@ -184,7 +210,16 @@ def _reading(
     answers = _answers(flow, ends["client"])
     if answers > 0:
         metrics["rr_cpu_us_per_request"] = busy_s * _US_PER_S / answers
-    return Reading(metrics=metrics, samples=tuple(samples))
+    places = {
+        end: circumstances.Place.of(where[end], f"{net_place(where[end]['pid'])}/dev")
+        for end in ends
+    }
+    metrics |= circumstances.metrics(flow, places, pairs)
+    for dropped_at, count in (circumstances.clsact_drops(places, pairs) or {}).items():
+        end, _, device = dropped_at.partition(" ")
+        at_s = window(pairs[places[end].node])
+        samples.append(_sample(end, f"clsact_drops:{device}", "1", count, at_s=at_s))
+    return Reading(metrics=metrics, samples=tuple(samples), facts=tuple(circumstances.facts(pairs)))
 
 
 class _End:
@@ -212,7 +247,7 @@ class _End:
 
     def samples(self, end: str) -> Iterator[Sample]:
         """Rows of the end's device and of its TCP."""
-        at_s = self._after.uptime_s - self._before.uptime_s
+        at_s = window((self._before, self._after))
         for counter in _DEVICE:
             unit = "B" if counter.endswith("bytes") else "1"
             yield _sample(end, f"device_{counter}", unit, self.device(counter), at_s=at_s)

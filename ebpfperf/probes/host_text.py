@@ -1,10 +1,49 @@
-"""What ``tail -v -n +1`` prints of files under /proc, as numbers. Pure."""
+"""One reading of a node's counters: the command, and what it prints, as numbers. Pure.
+
+A header with its name stands before every part, as ``tail -v`` prints it before a file.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KERNEL_FILES = ("/proc/sys/kernel/random/boot_id", "/proc/uptime", "/proc/stat",
+                "/proc/net/softnet_stat")  # fmt: skip
+# The node's own devices: a pod's are in its own namespace.
+NODE_DEVICES = "/proc/net/dev"
+CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+_CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq"
+LIMIT, GOVERNOR = f"{_CPUFREQ}/scaling_max_freq", f"{_CPUFREQ}/scaling_governor"
+THROTTLED = "throttled"
+QDISCS, COUNTERS = "tc -s -j qdisc show", "cali_counters"
+BEFORE, AFTER = "clock before", "clock after"
+# $1: which part comes first, so that the counters are what is read last before the traffic and
+# first after it; the rest: files that must be there. Programs that TCX attached have no clsact
+# qdisc to count their drops: then Calico's own counters are read, where they are pinned.
+READ = f"""\
+counters() {{
+  echo '==> {BEFORE} <=='; date +%s.%N
+  tail -v -n +1 "$@" || exit
+  printf '\n==> {AFTER} <==\n'; date +%s.%N
+}}
+others() {{
+  tail -v -n +1 {CLOCKSOURCE} {LIMIT} {GOVERNOR} 2>/dev/null
+  printf '\n==> {THROTTLED} <==\n'
+  cat /sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count 2>/dev/null
+  q=$({QDISCS} 2>/dev/null) && printf '\n==> {QDISCS} <==\n%s\n' "$q"
+  case $q in *'"clsact"'*) return;; esac
+  for map in /sys/fs/bpf/tc/globals/cali_counters*; do
+    [ -e "$map" ] && printf '\n==> {COUNTERS} <==\n' && bpftool -j map dump pinned "$map"
+  done 2>/dev/null
+}}
+first=$1; shift
+if [ "$first" = counters ]; then counters "$@"; echo; others; else others; echo; counters "$@"; fi
+exit 0
+"""
 
 # Ticks of user space: 100 a second on every architecture that Calico runs on (see time(7)).
 _TICKS_PER_S = 100
@@ -23,8 +62,18 @@ class Snapshot:
     ----------
     cpu_s
         Mode of /proc/stat → seconds since boot, all processors; guest is inside user.
+    cores
+        The same by processor.
     softnet_dropped, softnet_squeezed
         Packets refused by a full backlog; times that the softirq ran out of budget or time.
+    boot_utc_s
+        Between which seconds since 1970 the wall clock said that the node was booted; None where
+        the clock was not read. A step of the clock moves them.
+    throttled
+        Times that processors were slowed for heat; None where the node does not count them.
+    clsact
+        Device → packets that programs at its clsact qdisc dropped, both directions added; None
+        where tc gave none.
     texts
         Path → content, for the rest.
     """
@@ -35,6 +84,18 @@ class Snapshot:
     softnet_dropped: int
     softnet_squeezed: int
     texts: Mapping[str, str]
+    cores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    boot_utc_s: tuple[float, float] | None = None
+    throttled: int | None = None
+    clsact: Mapping[str, int] | None = None
+
+    @property
+    def calico_drops(self) -> int | None:
+        """Packets that Calico's programs dropped, by their own counters; None where not read."""
+        try:
+            return parse_counters(self.texts[COUNTERS])
+        except (KeyError, ValueError):
+            return None
 
     def devices(self, path: str) -> dict[str, dict[str, int]]:
         """Device → counter → value, of a ``net/dev`` file."""
@@ -57,8 +118,14 @@ class Snapshot:
         return found
 
 
+def read_argv(files: Iterable[str], *, counters_first: bool) -> list[str]:
+    """The command that prints one reading; ``files`` besides those of every node."""
+    first = "counters" if counters_first else "others"
+    return ["sh", "-c", READ, "read", first, *KERNEL_FILES, *files]
+
+
 def parse_snapshot(printed: bytes) -> Snapshot:
-    """One node's reading.
+    """One node's reading; parts that older recordings lack are absent.
 
     Raises
     ------
@@ -68,20 +135,85 @@ def parse_snapshot(printed: bytes) -> Snapshot:
     pieces = _HEADER.split(printed.decode("utf-8", "replace"))
     texts = {path: text.strip("\n") for path, text in zip(pieces[1::2], pieces[2::2], strict=True)}
     dropped, squeezed = _softnet(texts["/proc/net/softnet_stat"])
+    uptime_s = float(texts["/proc/uptime"].split()[0])
+    cpus = _cpus(texts["/proc/stat"])
+    throttled = texts.get(THROTTLED, "").split()
     return Snapshot(
         boot_id=texts["/proc/sys/kernel/random/boot_id"].strip(),
-        uptime_s=float(texts["/proc/uptime"].split()[0]),
-        cpu_s=_cpu(texts["/proc/stat"]),
+        uptime_s=uptime_s,
+        cpu_s=cpus.pop("cpu"),
         softnet_dropped=dropped,
         softnet_squeezed=squeezed,
         texts=texts,
+        cores=cpus,
+        boot_utc_s=_booted(texts, uptime_s),
+        throttled=sum(map(int, throttled)) if throttled else None,
+        clsact=parse_clsact(texts[QDISCS]) if QDISCS in texts else None,
     )
 
 
-def _cpu(stat: str) -> dict[str, float]:
-    line = next(line for line in stat.splitlines() if line.startswith("cpu "))
-    ticks = [int(number) for number in line.split()[1 : 1 + len(_MODES)]]
-    return {mode: tick / _TICKS_PER_S for mode, tick in zip(_MODES, ticks, strict=True)}
+def parse_clsact(text: str) -> dict[str, int] | None:
+    """Device → packets dropped at its clsact or ingress qdisc, from ``tc -s -j qdisc show``.
+
+    A program's (or a filter's) verdict to drop counts there, whichever direction it is at. None
+    where iproute2 printed no JSON.
+    """
+    try:
+        entries: list[dict[str, Any]] = json.loads(text) if text.strip() else []
+    except ValueError:
+        return None
+    return {
+        entry["dev"]: int(entry.get("drops", 0))
+        for entry in entries
+        if entry.get("kind") in ("clsact", "ingress") and "dev" in entry
+    }
+
+
+# Indices of cali_counters that are drops; up to v3.28 the map ends before 14, and 14 and 17 to 19
+# are no drops (felix/bpf/counters/counters.go, v3.24.0 to v3.32.0).
+_DROPS = (*range(4, 14), 15, 16, *range(20, 24), 25, 26)
+_COUNTER_BYTES = 8
+
+
+def parse_counters(text: str) -> int:
+    """Packets dropped, of all devices, hooks and processors, from ``bpftool -j map dump``.
+
+    Raises
+    ------
+    ValueError
+        Not bpftool's JSON.
+    """
+    entries = json.loads(text) if text.strip() else []
+    dropped = 0
+    for entry in entries:
+        for cpu in entry.get("values", ()):
+            value = bytes(int(byte, 16) for byte in cpu["value"])
+            numbers = [
+                int.from_bytes(value[at : at + _COUNTER_BYTES], "little")
+                for at in range(0, len(value), _COUNTER_BYTES)
+            ]
+            dropped += sum(numbers[index] for index in _DROPS if index < len(numbers))
+    return dropped
+
+
+def _cpus(stat: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for line in stat.splitlines():
+        name, *numbers = line.split()
+        if not name.startswith("cpu"):
+            break
+        ticks = [int(number) for number in numbers[: len(_MODES)]]
+        found[name] = {m: tick / _TICKS_PER_S for m, tick in zip(_MODES, ticks, strict=True)}
+    return found
+
+
+def _booted(texts: Mapping[str, str], uptime_s: float) -> tuple[float, float] | None:
+    """The uptime was read between the two readings of the clock, and is cut to 10 ms."""
+    try:
+        before, after = float(texts[BEFORE]), float(texts[AFTER])
+    except (KeyError, ValueError):
+        return None
+    return before - uptime_s - 1 / _TICKS_PER_S, after - uptime_s
 
 
 def _softnet(text: str) -> tuple[int, int]:

@@ -101,7 +101,7 @@ class FakeCounters:
     def attach(self, nodes: Any) -> tuple[Fact, ...]:
         return ()
 
-    def arm(self, flow: Flow, client: Any, server: Any) -> None:
+    def arm(self, flow: Flow, client: Any, server: Any, *, nics: Any) -> None:
         self.log.append("arm")
 
     def collect(self) -> dict[str, bytes]:
