@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -189,8 +190,8 @@ def report(found: Found) -> str:
 
 def _said(effect: Mapping[Any, Any]) -> str:
     """Ratio, interval, number of blocks, verdict, and whether Calico's source lets expect it."""
-    if effect["verdict"] == "void":
-        return f"{effect['ratio']:.3f} (void: {effect['reason']})"
+    if math.isnan(effect["low"]):
+        return f"{effect['ratio']:.3f} ({effect['verdict']}: {effect['reason']})"
     interval = f"({effect['low']:.3f} to {effect['high']:.3f}, {effect['n_blocks']} blocks)"
     said = f"{effect['ratio']:.3f} {interval}  {effect['verdict']}"
     return "; ".join(part for part in (said, effect["size"], effect["agreement"]) if part)

@@ -2,18 +2,16 @@
 
 Within a block every treatment ran close in time, so a slow machine slows them all; the ratio of the
 two trials of one block cancels it. One ratio per block is one observation. The logarithms of the
-ratios are summarised (``stats``), and the interval, not the estimate, gives the verdict:
+ratios are summarised (``intervals``), and the interval, not the estimate, gives the verdict
+(``judging`` has the rules). Below six blocks there is no interval and nothing is decided; what
+could have been detected stands beside every verdict (``power``).
 
-- *void*: fewer than six complete blocks, so that no interval of the asked level exists;
-- *equivalent*: the whole interval lies within the margin fixed in the campaign file;
-- *better*, *worse*: the interval excludes no change;
-- *undecided*: none of these; ``detectable_pct`` says what could have been seen.
+Imported results have no blocks in which trials were close in time (``Design.INDEPENDENT``): there
+every trial of one arm may stand beside any of the other, and at least four of each are needed.
 
-The margin is symmetric in the logarithm (5 % means 1/1.05 to 1.05), so that exchanging baseline and
-treatment turns a verdict into its mirror image.
-
-Bare trials, which ran without the campaign's probes, are compared to the baseline's others alone:
-``watched`` leaves them out of every comparison of treatments, ``probe_overhead`` is theirs.
+Trials of the baseline that are there for another purpose are left out of every comparison of
+treatments: ``watched`` does that. ``probe_overhead`` compares bare trials, which ran without the
+campaign's probes, to the baseline's others, and ``aa_test`` the baseline to itself.
 """
 
 from __future__ import annotations
@@ -21,16 +19,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ebpfperf import metrics, stats
-from ebpfperf.model import Campaign, Flow, Role, Status
+from ebpfperf import judging, metrics, sequential, stats
+from ebpfperf.estimates import FEWEST_BLOCKS, Logs, fewest, paired
+from ebpfperf.estimates import logs as logs_of
+from ebpfperf.model import Campaign, Design, Flow, Role, Status, Treatment
+from ebpfperf.percentiles import UNKNOWN, Arm, Merged, Percentiles
 
-FEWEST_BLOCKS = 6
+__all__ = [
+    "AGAIN", "COLUMNS", "FEWEST_BLOCKS", "ONCE", "PROBES_OFF", "PROBES_ON", "aa_test",
+    "baseline_first", "effects", "empty", "level", "paired", "probe_overhead", "shared_kernel",
+    "watched",
+]  # fmt: skip
+
 PROBES_ON, PROBES_OFF = "probes on", "probes off"
+ONCE, AGAIN = "baseline", "baseline again"
 
 COLUMNS: dict[str, str] = {
     "metric": "str", "flow": "str", "treatment": "str", "baseline": "str",
@@ -38,54 +46,44 @@ COLUMNS: dict[str, str] = {
     "n_blocks": "int64", "detectable_pct": "float64", "verdict": "str", "warnings": "str",
     "p_value": "float64", "size": "str", "reason": "str", "planned_blocks": "int64",
     "value": "float64", "baseline_value": "float64", "overlay": "str", "path": "str",
+    "value_low": "float64", "value_high": "float64",
+    "baseline_value_low": "float64", "baseline_value_high": "float64",
+    "n_baseline": "int64", "primary": "bool", "family": "int64", "p_holm": "float64",
+    "marks": "str",
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict, and where the interval lies against the margin (``size``, may be empty)."""
-
-    verdict: str
-    size: str = ""
-
-
-def judge(low: float, high: float, *, margin_pct: float, better: metrics.Better) -> Judgement:
-    """What an interval of a ratio to the baseline says, given the margin and the good direction."""
-    margin = 1 + margin_pct / 100
-    changed = not low <= 1 <= high
-    if 1 / margin <= low and high <= margin:
-        return Judgement("equivalent", "a change within the margin" if changed else "")
-    if not changed:
-        return Judgement("undecided")
-    higher = low > 1
-    good = higher is (better is metrics.Better.HIGHER)
-    beyond = low > margin or high < 1 / margin
-    return Judgement(
-        "better" if good else "worse",
-        "beyond the margin" if beyond else "perhaps within the margin",
-    )
-
-
 def effects(
-    trials: pd.DataFrame, campaign: Campaign, *, facts: pd.DataFrame | None = None
+    trials: pd.DataFrame,
+    campaign: Campaign,
+    *,
+    facts: pd.DataFrame | None = None,
+    histograms: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every metric, flow and treatment against the baseline: one row each, with a verdict.
 
     Parameters
     ----------
     trials
-        Trials frame; only rows of status ``ok`` are compared, and no bare trials. Blocks lacking
-        either side are dropped and counted in ``warnings``.
+        Trials frame; only rows of status ``ok`` are compared, and only those of role ``compared``.
+        Blocks lacking either side are dropped and counted in ``warnings``.
     facts
         Facts frame; adds the warnings that only the nodes' facts can give.
+    histograms
+        Histograms frame; percentiles are read from it, and unknown without it.
 
     Returns
     -------
     DataFrame
-        ``COLUMNS``; ``ratio`` is the Hodges-Lehmann ratio to the baseline, ``low`` and ``high`` its
+        ``COLUMNS``. ``ratio`` is the Hodges-Lehmann ratio to the baseline, ``low`` and ``high`` its
         interval at ``level`` (the level achieved, at least the campaign's), widened by the width of
         the bins a metric was read from. ``value`` and ``baseline_value`` are medians over the
-        paired blocks. Interval and p are NaN where the verdict is void; ``reason`` says why.
+        trials compared; of a percentile, that of all their observations together, with its bin's
+        bounds in ``value_low`` and ``value_high``. The ratio of a percentile is that of the trials'
+        own percentiles. ``p_holm`` is ``p_value`` among the ``family`` metrics of the question;
+        ``detectable_pct`` is the smallest change that such a campaign establishes four times out of
+        five, infinite where there is none. ``reason`` says why nothing is decided; ``marks``, why a
+        verdict is not to be relied on, is empty here (``verdicts`` fills it).
 
     Raises
     ------
@@ -93,15 +91,27 @@ def effects(
         Two trials claim the same block, treatment and flow.
     """
     trials = watched(trials, campaign)
+    good = trials[trials["status"].eq(Status.OK.value)]
+    merged = None if histograms is None else Percentiles(histograms, good)
     rows = [
-        _effect(trials, campaign, flow=flow, treatment=treatment.name, metric=metric, facts=facts)
+        _estimate(
+            trials,
+            campaign,
+            flow=flow,
+            treatment=treatment,
+            metric=metric,
+            facts=facts,
+            merged=merged,
+        )
         for metric in metrics.CATALOGUE
         for flow in campaign.flows
         if _measured(trials, flow, metric.name)
         for treatment in campaign.treatments
         if treatment.name != campaign.baseline
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    judging.families([row for row, _ in rows])
+    judged = [_judged(row, logs, campaign) for row, logs in rows]
+    return pd.DataFrame(judged, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def watched(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:
@@ -111,7 +121,11 @@ def watched(trials: pd.DataFrame, campaign: Campaign) -> pd.DataFrame:
 
 
 def probe_overhead(
-    trials: pd.DataFrame, campaign: Campaign, *, facts: pd.DataFrame | None = None
+    trials: pd.DataFrame,
+    campaign: Campaign,
+    *,
+    facts: pd.DataFrame | None = None,
+    histograms: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """What the probes did to the baseline: its trials with them against its bare ones.
 
@@ -125,25 +139,74 @@ def probe_overhead(
         without bare trials.
     """
     if not campaign.probes_off:
-        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    under = campaign.treatment(campaign.baseline)
-    arms = replace(
-        campaign,
-        treatments=(replace(under, name=PROBES_OFF), replace(under, name=PROBES_ON)),
-        baseline=PROBES_OFF,
-        probes_off=False,
-    )
-    ours = trials[trials["role"].isin([Role.COMPARED.value, Role.BARE.value])]
-    ours = ours[ours["treatment"].eq(campaign.baseline)]
-    bare = ours["role"].eq(Role.BARE.value)
-    good = ours[bare & ours["status"].eq(Status.OK.value)]
+        return empty()
+    ours = _baseline_twice(trials, campaign, {Role.BARE: PROBES_OFF, Role.COMPARED: PROBES_ON})
+    bare = ours[ours["treatment"].eq(PROBES_OFF) & ours["status"].eq(Status.OK.value)]
     of_probes = [
         metric.name
         for metric in metrics.CATALOGUE
-        if metric.name in ours and len(good) and good[metric.name].isna().all()
+        if metric.name in ours and len(bare) and bare[metric.name].isna().all()
     ]
-    named = ours.assign(treatment=np.where(bare, PROBES_OFF, PROBES_ON), role=Role.COMPARED.value)
-    return effects(named.drop(columns=of_probes), arms, facts=facts)
+    arms = _two_arms(campaign, PROBES_OFF, PROBES_ON)
+    return effects(ours.drop(columns=of_probes), arms, facts=facts, histograms=histograms)
+
+
+def aa_test(
+    trials: pd.DataFrame,
+    campaign: Campaign,
+    *,
+    facts: pd.DataFrame | None = None,
+    histograms: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The baseline against itself, run as if it were two treatments: no effect is what is true.
+
+    Returns
+    -------
+    DataFrame
+        ``COLUMNS``, with treatment ``AGAIN`` and baseline ``ONCE``; empty for a campaign without an
+        A/A test.
+    """
+    if not campaign.aa_test:
+        return empty()
+    ours = _baseline_twice(trials, campaign, {Role.COMPARED: ONCE, Role.AGAIN: AGAIN})
+    return effects(ours, _two_arms(campaign, ONCE, AGAIN), facts=facts, histograms=histograms)
+
+
+def empty() -> pd.DataFrame:
+    """The effects frame without rows."""
+    return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _baseline_twice(
+    trials: pd.DataFrame, campaign: Campaign, names: dict[Role, str]
+) -> pd.DataFrame:
+    """The baseline's trials of two roles, as two treatments of those names."""
+    roles = {role.value: name for role, name in names.items()}
+    ours = trials[trials["treatment"].eq(campaign.baseline) & trials["role"].isin(list(roles))]
+    return ours.assign(treatment=ours["role"].map(roles), role=Role.COMPARED.value)
+
+
+def _two_arms(campaign: Campaign, baseline: str, other: str) -> Campaign:
+    """The campaign as if it compared the baseline to itself, under two names."""
+    under = campaign.treatment(campaign.baseline)
+    return replace(
+        campaign,
+        treatments=(replace(under, name=baseline), replace(under, name=other)),
+        baseline=baseline,
+        probes_off=False,
+        aa_test=False,
+    )
+
+
+def level(campaign: Campaign) -> float:
+    """The confidence level of each interval, 0 to 1: of a campaign that may end early, its look's.
+
+    While such a campaign runs, its numbers are at the level of the last look that it may have.
+    """
+    if campaign.until_pct is None:
+        return campaign.level
+    planned = sequential.looks(campaign.blocks, level=campaign.level)
+    return sequential.spent_level(campaign.run_blocks, planned, level=campaign.level)
 
 
 def baseline_first(campaign: Campaign) -> list[str]:
@@ -159,16 +222,6 @@ def shared_kernel(facts: pd.DataFrame) -> bool:
     return bool(latest.duplicated().any())
 
 
-def paired(trials: pd.DataFrame, *, flow: str, metric: str) -> pd.DataFrame:
-    """Values by block (rows) and treatment (columns), ok trials with a positive value only."""
-    usable = trials[
-        trials["flow"].eq(flow) & trials["status"].eq(Status.OK.value) & trials[metric].gt(0)
-    ]
-    if usable.duplicated(["block", "treatment"]).any():
-        raise ValueError(f"flow {flow!r} has two trials of one treatment in one block")
-    return usable.pivot(index="block", columns="treatment", values=metric)
-
-
 def _measured(trials: pd.DataFrame, flow: Flow, metric: str) -> bool:
     if metric not in trials or not metrics.metric(metric).of(flow.load):
         return False
@@ -176,67 +229,99 @@ def _measured(trials: pd.DataFrame, flow: Flow, metric: str) -> bool:
     return bool(trials.loc[good, metric].gt(0).any())
 
 
-def _effect(
+def _estimate(
     trials: pd.DataFrame,
     campaign: Campaign,
     *,
     flow: Flow,
-    treatment: str,
+    treatment: Treatment,
     metric: metrics.Metric,
     facts: pd.DataFrame | None,
-) -> dict[str, object]:
+    merged: Percentiles | None,
+) -> tuple[dict[str, Any], Logs]:
+    """An effect without its verdict, and what it is of."""
     table = paired(trials, flow=flow.name, metric=metric.name)
-    table = table.reindex(columns=[campaign.baseline, treatment]).dropna()
-    ratios = np.log(table[treatment].to_numpy() / table[campaign.baseline].to_numpy())
-    row: dict[str, object] = {
+    logs = logs_of(table, campaign, treatment.name)
+    treated = _value(logs.treated, metric, merged, Arm(flow.name, treatment.name))
+    before = _value(logs.baseline, metric, merged, Arm(flow.name, campaign.baseline))
+    estimate = logs.estimate
+    row: dict[str, Any] = {
         "metric": metric.name,
         "flow": flow.name,
         "path": flow.path.value,
-        "treatment": treatment,
-        "overlay": campaign.treatment(treatment).overlay_name,
+        "treatment": treatment.name,
+        "overlay": treatment.overlay_name,
         "baseline": campaign.baseline,
-        "n_blocks": len(table),
-        "planned_blocks": campaign.blocks,
-        "ratio": math.exp(stats.hodges_lehmann(ratios)) if len(table) else math.nan,
-        "value": float(table[treatment].median()),
-        "baseline_value": float(table[campaign.baseline].median()),
+        "n_blocks": logs.treated.size,
+        "n_baseline": logs.baseline.size,
+        # Where blocks mean nothing, none were planned.
+        "planned_blocks": campaign.run_blocks if logs.paired else 0,
+        "ratio": math.nan if math.isnan(estimate) else math.exp(estimate),
+        "value": treated.value,
+        "value_low": treated.lower,
+        "value_high": treated.upper,
+        "baseline_value": before.value,
+        "baseline_value_low": before.lower,
+        "baseline_value_high": before.upper,
+        "primary": metric.name in metrics.HEADLINE,
+        "p_value": logs.p_value if logs.enough(level(campaign)) else math.nan,
         "warnings": "; ".join(
-            _warnings(trials, campaign, flow=flow, treatment=treatment, n_blocks=len(table))
+            _warnings(
+                trials, campaign, flow=flow, treatment=treatment.name, n_blocks=min(logs.sizes)
+            )
             + _binned(metric, campaign)
             + _sharing(metric, facts)
         ),
         "size": "",
         "reason": "",
+        "marks": "",
     }
-    interval = stats.signed_rank_interval(ratios, level=campaign.level)
-    if len(table) < FEWEST_BLOCKS or interval is None:
-        needed = max(FEWEST_BLOCKS, _blocks_needed(campaign.level))
-        reason = f"too few blocks: {len(table)} of {needed}"
-        return row | {"verdict": "void", "reason": reason}
+    return row, logs
+
+
+def _value(
+    logs: stats.Floats, metric: metrics.Metric, merged: Percentiles | None, arm: Arm
+) -> Merged:
+    """What an arm did: the percentile of all its observations, or the median of its trials."""
+    if metric.percentile is not None:
+        return UNKNOWN if merged is None else merged.of(metric, arm)
+    if not logs.size:
+        return UNKNOWN
+    middle = float(np.median(np.exp(logs)))
+    return Merged(middle, middle, middle, logs.size)
+
+
+def _judged(row: dict[str, Any], logs: Logs, campaign: Campaign) -> dict[str, Any]:
+    """The effect with its interval and verdict."""
+    metric, asked = metrics.metric(row["metric"]), level(campaign)
+    if not min(logs.sizes):
+        what = "complete block" if logs.paired else "trial of both arms"
+        return row | {"verdict": judging.VOID, "reason": f"no {what} has this number"}
+    found = logs.interval(asked) if logs.enough(asked) else None
+    if found is None:
+        few = judging.too_few(
+            logs.ratios.tolist(),
+            sizes=logs.sizes,
+            smallest_p=logs.smallest_p,
+            fewest=fewest(asked, paired=logs.paired),
+        )
+        return row | {"verdict": judging.UNDECIDED, "reason": few}
     widening = math.log1p(metric.resolution_pct / 100)
-    widened = stats.Interval(
-        interval.estimate,
-        interval.low - widening,
-        interval.high + widening,
-        interval.level,
-        interval.n,
+    low, high = math.exp(found.low - widening), math.exp(found.high + widening)
+    alone = judging.judge(low, high, margin_pct=campaign.margin_pct, better=metric.better)
+    judgement, reason = judging.over_the_question(
+        alone, p_holm=row["p_holm"], family=row["family"], level=asked
     )
-    low, high = math.exp(widened.low), math.exp(widened.high)
-    judgement = judge(low, high, margin_pct=campaign.margin_pct, better=metric.better)
+    detectable = logs.detectable(asked, family=row["family"], widening=widening)
     return row | {
         "low": low,
         "high": high,
-        "level": interval.level,
-        "detectable_pct": stats.half_width_pct(widened),
-        "p_value": stats.signed_rank_p(ratios),
+        "level": found.level,
+        "detectable_pct": 100 * math.expm1(detectable),
         "verdict": judgement.verdict,
         "size": judgement.size,
+        "reason": reason,
     }
-
-
-def _blocks_needed(level: float) -> int:
-    """The fewest observations whose widest exact interval reaches ``level``."""
-    return next(n for n in range(1, 64) if 1 - 2 / 2**n >= level)
 
 
 def _warnings(
@@ -246,11 +331,11 @@ def _warnings(
     ours = trials[trials["flow"].eq(flow.name)]
     ours = ours[ours["treatment"].isin([treatment, campaign.baseline])]
     found = []
-    if n_blocks < campaign.blocks:
+    if n_blocks < campaign.run_blocks and campaign.design is Design.BLOCKS:
         lost = ours[ours["status"].ne(Status.OK.value)]
         causes = sorted({str(reason).split(":")[0] for reason in lost["reason"] if reason})
         found.append(
-            f"{campaign.blocks - n_blocks} of {campaign.blocks} blocks incomplete"
+            f"{campaign.run_blocks - n_blocks} of {campaign.run_blocks} blocks incomplete"
             + (f" ({', '.join(causes)})" if causes else "")
         )
     sizes = [_sizes(ours, name) for name in (treatment, campaign.baseline)]

@@ -169,7 +169,7 @@ def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
     legend = (
         f"Change against the baseline, with its interval (level at least {campaign.level:.0%}). "
         f"Margin of equivalence, fixed before the run: ±{campaign.margin_pct:g} %. Detectable is "
-        "the smallest change that would have been told from none."
+        "the smallest change that another such campaign would establish four times out of five."
     )
     return Headlines(tuple(found), legend)
 
@@ -311,11 +311,11 @@ def _blocks_needed(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
     undecided = effects[effects["verdict"].eq("undecided") & ~effects["flow"].isin(hosts)]
     said, hopeless = [], []
     for name in metrics.HEADLINE:
-        rows = undecided[undecided["metric"].eq(name)]
+        rows = undecided[undecided["metric"].eq(name) & undecided["low"].notna()]
         if rows.empty:
             continue
         label = metrics.metric(name).label
-        width = np.log1p(rows["detectable_pct"] / 100) / np.log1p(campaign.margin_pct / 100)
+        width = np.log(rows["high"] / rows["low"]) / 2 / np.log1p(campaign.margin_pct / 100)
         needed = int(np.ceil((rows["n_blocks"] * width**2).max()))
         if needed > _MANY_BLOCKS:
             hopeless.append(label)

@@ -20,6 +20,25 @@ class Better(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Percentile:
+    """Which histograms a percentile is of: those of all trials of an arm are added for it.
+
+    Attributes
+    ----------
+    histogram
+        Metric of the histograms frame; one that ends in a colon stands for all that begin with it.
+    quantile
+        0 to 1.
+    endpoint
+        Only that endpoint's; empty for all of them together.
+    """
+
+    histogram: str
+    quantile: float
+    endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """What a column of the trials frame means.
 
@@ -37,6 +56,8 @@ class Metric:
         Value with its unit, for tables and sentences.
     loads
         Loads for which it is a question worth asking; empty for all of them.
+    percentile
+        Of which histograms it is a percentile; None for what is none.
     """
 
     name: str
@@ -47,6 +68,7 @@ class Metric:
     show: Callable[[float | None], str]
     resolution_pct: float = 0.0
     loads: tuple[str, ...] = ()
+    percentile: Percentile | None = None
 
     def of(self, load: str) -> bool:
         """Whether the metric is compared for flows of that load."""
@@ -73,6 +95,20 @@ _BULK = ("tcp", "udp")
 _FINE_PCT, _KERNEL_PCT = 100 / 64, 100 / 8
 _GBIT, _US, _MS = float(units.BITS_PER_GBIT), float(units.NS_PER_US), 0.001
 
+
+def _time(
+    name: str,
+    label: str,
+    percentile: Percentile,
+    resolution_pct: float = _KERNEL_PCT,
+    loads: tuple[str, ...] = (),
+) -> Metric:
+    """A percentile of times, of which fewer are better."""
+    return Metric(
+        name, label, Better.LOWER, "µs", _US, units.duration_ns, resolution_pct, loads, percentile
+    )
+
+
 CATALOGUE: tuple[Metric, ...] = (
     Metric("received_bits_per_s", "Throughput", Better.HIGHER, "Gbit/s", _GBIT, units.bits_per_s),
     Metric(
@@ -83,55 +119,16 @@ CATALOGUE: tuple[Metric, ...] = (
         1.0,
         _unit("requests/s"),
     ),
-    Metric(
-        "rr_p50_ns", "Round trip, median", Better.LOWER, "µs", _US, units.duration_ns, _FINE_PCT
-    ),
-    Metric(
-        "rr_p90_ns",
-        "Round trip, 90th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _FINE_PCT,
-    ),
-    Metric(
-        "rr_p99_ns",
-        "Round trip, 99th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _FINE_PCT,
-    ),
-    Metric(
-        "rr_p999_ns",
-        "Round trip, 99.9th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _FINE_PCT,
-    ),
-    Metric(
-        "srtt_p50_ns",
-        "TCP smoothed RTT, median",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-        ("tcp",),
-    ),
-    Metric(
+    _time("rr_p50_ns", "Round trip, median", Percentile("rr_ns", 0.5), _FINE_PCT),
+    _time("rr_p90_ns", "Round trip, 90th percentile", Percentile("rr_ns", 0.9), _FINE_PCT),
+    _time("rr_p99_ns", "Round trip, 99th percentile", Percentile("rr_ns", 0.99), _FINE_PCT),
+    _time("rr_p999_ns", "Round trip, 99.9th percentile", Percentile("rr_ns", 0.999), _FINE_PCT),
+    _time("srtt_p50_ns", "TCP smoothed RTT, median", Percentile("srtt_ns", 0.5), loads=("tcp",)),
+    _time(
         "srtt_p99_ns",
         "TCP smoothed RTT, 99th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-        ("tcp",),
+        Percentile("srtt_ns", 0.99),
+        loads=("tcp",),
     ),
     Metric(
         "cpu_s_per_gbit",
@@ -142,75 +139,39 @@ CATALOGUE: tuple[Metric, ...] = (
         _cpu_per_gbit,
         loads=_BULK,
     ),
-    Metric(
+    _time(
         "hop_sender_p50_ns",
         "Pod to NIC at the sender, median",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-        ("request-response",),
+        Percentile("hop_ns:=sender", 0.5, "client"),
+        loads=("request-response",),
     ),
-    Metric(
+    _time(
         "hop_receiver_p50_ns",
         "NIC to socket at the receiver, median",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-        ("request-response",),
+        Percentile("hop_ns:=receiver", 0.5, "client"),
+        loads=("request-response",),
     ),
-    Metric(
+    _time(
         "connect_p50_ns",
         "TCP connection set-up, median",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-        ("tcp", "request-response"),
+        Percentile("connect_ns", 0.5),
+        loads=("tcp", "request-response"),
     ),
-    Metric(
+    _time(
         "softirq_wait_p99_ns",
         "Wait of receive softirqs, 99th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
+        Percentile("softirq_wait_ns:NET_RX", 0.99),
     ),
-    Metric(
+    _time(
         "softirq_run_p50_ns",
         "Run of receive softirqs, median",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
+        Percentile("softirq_run_ns:NET_RX", 0.5),
     ),
     Metric(
         "softirq_share_pct", "CPU time in softirqs", Better.LOWER, "% of CPU time", 1.0, _unit("%")
     ),
-    Metric(
-        "runqueue_p99_ns",
-        "Wait for a CPU, 99th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-    ),
-    Metric(
-        "qdisc_p99_ns",
-        "Wait in queues, 99th percentile",
-        Better.LOWER,
-        "µs",
-        _US,
-        units.duration_ns,
-        _KERNEL_PCT,
-    ),
+    _time("runqueue_p99_ns", "Wait for a CPU, 99th percentile", Percentile("runqueue_ns", 0.99)),
+    _time("qdisc_p99_ns", "Wait in queues, 99th percentile", Percentile("qdisc_ns:", 0.99)),
     Metric("bpf_ns_per_run", "BPF program, one run", Better.LOWER, "ns", 1.0, units.duration_ns),
     Metric("rr_cpu_us_per_request", "CPU per request", Better.LOWER, "CPU µs", 1.0, _unit("µs")),
 )

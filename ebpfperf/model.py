@@ -360,6 +360,8 @@ class Campaign:
     until_pct
         Half width of the interval, percent, at which the campaign ends before its last block; None
         runs all blocks.
+    ended_after
+        How many blocks it was ended after, because of that; None while it was not.
     design
         ``INDEPENDENT`` where trials of one block number are not close in time (imported results).
     source
@@ -382,6 +384,7 @@ class Campaign:
     aa_test: bool = False
     quiet: Quiet | None = None
     until_pct: float | None = None
+    ended_after: int | None = None
     design: Design = Design.BLOCKS
     source: str = ""
 
@@ -389,6 +392,11 @@ class Campaign:
     def optional_probes(self) -> tuple[str, ...]:
         """Its probes without those that are always on."""
         return _optional(self.probes)
+
+    @property
+    def run_blocks(self) -> int:
+        """How many blocks are run: fewer than planned where it was ended early."""
+        return self.blocks if self.ended_after is None else self.ended_after
 
     @property
     def trials_per_block(self) -> int:

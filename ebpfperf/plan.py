@@ -31,7 +31,7 @@ def schedule(campaign: Campaign) -> tuple[Trial, ...]:
     block.
     """
     trials: list[Trial] = []
-    for block in range(campaign.blocks):
+    for block in range(campaign.run_blocks):
         order = random.Random(f"{campaign.seed}:{block}")
         treatments = order.sample(campaign.treatments, len(campaign.treatments))
         for treatment, first in _with_again(campaign, treatments, block=block):

@@ -7,6 +7,7 @@ into each, so that on a page with two tables the cells point at the headers of t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,14 +118,26 @@ def detectable(pct: float) -> str:
     """``"±4.2 %"``, or ``"×2.5"`` where a percentage would mislead; an en dash for NaN."""
     if pd.isna(pct):
         return "–"
+    if math.isinf(pct):
+        return "none"
     return f"±{pct:.1f} %" if pct < 100 else f"×{1 + pct / 100:.1f}"
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
-    """``"worse, beyond the margin"``, or ``"void: too few blocks: 4 of 6"``."""
-    if row["verdict"] == "void":
-        return f"void: {row['reason']}"
-    return f"{row['verdict']}, {row['size']}" if row["size"] else str(row["verdict"])
+    """``"worse, beyond the margin"``, ``"undecided: all 4 blocks positive, …"``; then its marks."""
+    if row["reason"]:
+        said = f"{row['verdict']}: {row['reason']}"
+    else:
+        said = f"{row['verdict']}, {row['size']}" if row["size"] else str(row["verdict"])
+    marks = row.get("marks", "")
+    return f"{said}; {marks}" if marks else said
+
+
+def counted(row: Mapping[Hashable, Any]) -> str:
+    """``"7/8"`` blocks of those planned; ``"3+3"`` trials, the baseline's first, without blocks."""
+    if row["planned_blocks"]:
+        return f"{row['n_blocks']}/{row['planned_blocks']}"
+    return f"{row['n_baseline']}+{row['n_blocks']}"
 
 
 def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Table:
@@ -185,7 +198,7 @@ def _compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
                 "interval": interval(row["low"], row["high"]),
                 "verdict": verdict(row),
                 "detectable": detectable(row["detectable_pct"]),
-                "blocks": f"{row['n_blocks']}/{row['planned_blocks']}",
+                "blocks": counted(row),
                 "notes": ", ".join(_letter(notes.index(text)) for text in texts),
             }
         )

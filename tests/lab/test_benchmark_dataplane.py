@@ -60,4 +60,4 @@ def test_every_dataplane_is_measured_in_every_block(
 
     text = dataplane.report(found)
     assert all(name in text for name in ("ebpf", *others))
-    assert "void: too few blocks: 1 of 6" in text
+    assert "p 1.00 is the smallest that 1 can give" in text

@@ -130,9 +130,10 @@ def effects_dtypes() -> pd.DataFrame:
     return compare.effects(TRIALS, BARE).dtypes.to_frame()
 
 
-def test_too_few_blocks_are_void_there_too() -> None:
+def test_too_few_blocks_decide_nothing_there_either() -> None:
     row = one(overhead(TRIALS[TRIALS["block"].lt(4)]), METRIC, "tcp")
-    assert (row.verdict, row.reason) == ("void", "too few blocks: 4 of 6")
+    assert row.verdict == "undecided"
+    assert row.reason.endswith("is the smallest that 4 can give (fewest: 6 blocks)")
     assert math.isnan(row.low)
 
 
@@ -149,7 +150,7 @@ def test_no_good_bare_trial_is_void_and_said_to_be_unknown() -> None:
     found = overhead(TRIALS.assign(status=np.where(bare, "failed", "ok")))
     assert one(found, METRIC, "tcp").verdict == "void"
     said = str(findings.overhead(found, BARE))
-    assert "Throughput UNKNOWN, void: too few blocks: 0 of 6" in said
+    assert "Throughput UNKNOWN, void: no complete block has this number" in said
     assert "nan" not in said
 
 

@@ -96,10 +96,10 @@ def test_a_campaign_without_a_good_trial_still_draws() -> None:
     assert charts.forest(effects, CAMPAIGN)._repr_html_()
 
 
-def test_void_effects_are_drawn_without_an_interval() -> None:
+def test_undecided_effects_are_drawn_without_an_interval() -> None:
     few = TRIALS[TRIALS["block"] < 3]
     item = charts.forest(compare.effects(few, CAMPAIGN), CAMPAIGN)
-    assert set(item.frame["verdict"]) == {"void"}
+    assert set(item.frame["verdict"]) == {"undecided"}
     assert item.frame["low_pct"].isna().all()
     assert "–" in item.alt
 

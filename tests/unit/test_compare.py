@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import CAMPAIGN, CARRIES, facts, facts_frame, failed, results, trials_frame
 
-from ebpfperf import compare, metrics
+from ebpfperf import compare, judging, metrics
 from ebpfperf.metrics import Better
 
 ratios = st.floats(0.2, 5.0)
@@ -74,12 +74,13 @@ def test_failed_trials_drop_their_block_and_are_counted() -> None:
     assert one(effects, "received_bits_per_s", "tcp", "ipip").n_blocks == 8
 
 
-def test_fewer_than_six_blocks_is_void_at_any_level() -> None:
+def test_fewer_than_six_blocks_decide_nothing_at_any_level() -> None:
     few = [result for result in results() if result.trial.block < 4]
     for level in (0.8, 0.95):
         effects = compare.effects(trials_frame(few), replace(CAMPAIGN, level=level))
         row = one(effects, "received_bits_per_s", "tcp", "vxlan")
-        assert (row.verdict, row.reason) == ("void", "too few blocks: 4 of 6")
+        fewest = "all 4 blocks negative, p 0.12 is the smallest that 4 can give (fewest: 6 blocks)"
+        assert (row.verdict, row.reason) == ("undecided", fewest)
         assert math.isnan(row.low)
         assert math.isnan(row.p_value)
         assert row.ratio == pytest.approx(0.8, abs=0.03)
@@ -89,7 +90,8 @@ def test_a_level_that_six_blocks_cannot_reach_names_the_blocks_needed() -> None:
     six = [result for result in results() if result.trial.block < 6]
     effects = compare.effects(trials_frame(six), replace(CAMPAIGN, level=0.99))
     row = one(effects, "received_bits_per_s", "tcp", "vxlan")
-    assert (row.verdict, row.reason) == ("void", "too few blocks: 6 of 8")
+    fewest = "all 6 blocks negative, p 0.03 is the smallest that 6 can give (fewest: 8 blocks)"
+    assert (row.verdict, row.reason) == ("undecided", fewest)
 
 
 def test_no_trials_at_all_is_an_empty_frame_with_its_columns() -> None:
@@ -148,7 +150,7 @@ def test_equal_bins_in_every_block_are_not_taken_for_perfect_equality() -> None:
     ],
 )
 def test_verdicts(low: float, high: float, better: Better, verdict: str, size: str) -> None:
-    assert compare.judge(low, high, margin_pct=5.0, better=better) == compare.Judgement(
+    assert judging.judge(low, high, margin_pct=5.0, better=better) == judging.Judgement(
         verdict, size
     )
 
@@ -159,9 +161,9 @@ def test_exchanging_baseline_and_treatment_mirrors_the_verdict(
 ) -> None:
     low, high = sorted((first, second))
     mirror = {"better": "worse", "worse": "better"}
-    here = compare.judge(low, high, margin_pct=margin_pct, better=better)
-    there = compare.judge(1 / high, 1 / low, margin_pct=margin_pct, better=better)
-    assert there == compare.Judgement(mirror.get(here.verdict, here.verdict), here.size)
+    here = judging.judge(low, high, margin_pct=margin_pct, better=better)
+    there = judging.judge(1 / high, 1 / low, margin_pct=margin_pct, better=better)
+    assert there == judging.Judgement(mirror.get(here.verdict, here.verdict), here.size)
 
 
 def test_the_catalogue_is_whole() -> None:

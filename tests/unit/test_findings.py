@@ -77,7 +77,7 @@ def test_undecided_says_what_would_have_been_seen() -> None:
 def test_void_says_why_and_shows_no_interval() -> None:
     few = compare.effects(TRIALS[TRIALS["block"] < 2], CAMPAIGN)
     said = str(findings.headlines(few, CAMPAIGN))
-    assert "void: too few blocks: 2 of 6" in said
+    assert "undecided: all 2 blocks negative, p 0.50 is the smallest that 2 can give" in said
     assert " to " not in said
 
 

@@ -38,10 +38,11 @@ MEASURE = {
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
+    "estimates", "judging", "percentiles", "verdicts", "enough",
     "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
     "confounders", "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
-    "limits", "limits_rules", "limits_seen",
+    "limits", "limits_reading", "limits_rules", "limits_seen",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
 
