@@ -1,4 +1,4 @@
-"""Real iperf3 documents of six versions: verdicts and numbers, and what damage does to them.
+"""Real iperf3 documents of six releases: verdicts and numbers, and what damage does to them.
 
 ``cases.json`` holds for each what its maker knew: how it was made, and the numbers in it as read
 by a plain JSON loader (which keeps the last of repeated keys).
@@ -67,13 +67,108 @@ def test_both_directions_exactly_when_both_were_driven(case: dict[str, Any]) -> 
         assert (read.backward is not None) == (" -R" in case["command"])
 
 
-@named([case for case in GOOD if case["protocol"] == "UDP" and case["sent_bits_per_s"] is None])
+@named([case for case in GOOD if case["udp_sum_bits_per_s"] and not case["sent_bits_per_s"]])
 def test_old_udp_documents_derive_what_arrived(case: dict[str, Any]) -> None:
     totals = outcome(case).forward
     assert totals is not None
     if not case["repeated_keys"]:
         lost = case["lost_pct"] / 100
         assert totals.received_bits_per_s == pytest.approx(case["udp_sum_bits_per_s"] * (1 - lost))
+
+
+def pairs_kept(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in items:
+        kept.setdefault(key, []).append(value)
+    return kept
+
+
+@named([case for case in GOOD if case["repeated_keys"]])
+def test_no_direction_of_repeated_keys_is_lost(case: dict[str, Any]) -> None:
+    (end,) = json.loads(text(case), object_pairs_hook=pairs_kept)["end"]
+    read = outcome(case)
+    key = "sum" if case["protocol"] == "UDP" else "sum_sent"
+    sent = [totals["bits_per_second"][0] for totals in end[key]]
+    assert read.forward is not None
+    assert read.backward is not None
+    assert [read.forward.sent_bits_per_s, read.backward.sent_bits_per_s] == sent
+    assert sent[0] != sent[1]
+
+
+@named([case for case in GOOD if case["repeated_keys"]])
+def test_a_direction_that_another_loader_lost_is_missed(case: dict[str, Any]) -> None:
+    # What jq or json.load and json.dump make of it: the second direction alone.
+    passed_on = json.dumps(json.loads(text(case))).encode()
+    assert iperf3_document.read(passed_on).reason is Reason.INCONSISTENT
+
+
+@named([case for case in GOOD if "_as_server_" in case["file"]])
+def test_a_server_knows_its_own_side(case: dict[str, Any]) -> None:
+    read = outcome(case)
+    assert read.server
+    assert read.mss_bytes is None
+    assert read.remote_cpu_pct is None
+    if read.forward is not None:
+        assert read.forward.sent_bits_per_s is None
+        assert read.forward.received_bits_per_s is not None
+    if read.backward is not None:
+        assert read.backward.sent_bits_per_s is not None
+        assert read.backward.received_bits_per_s is None
+        assert read.backward.lost_pct is None
+    client = HERE / case["file"].replace("_as_server_", "_")
+    if client.exists():
+        assert not iperf3_document.read(client.read_bytes()).server
+
+
+@named([case for case in GOOD if case["file"].endswith(".json")])
+def test_what_the_server_said_is_not_counted_again(case: dict[str, Any]) -> None:
+    document = json.loads(text(case))
+    if "server_output_json" in document:
+        del document["server_output_json"]
+        assert iperf3_document.read(json.dumps(document).encode()) == outcome(case)
+        document["server_output_json"] = {"error": "the client has terminated"}
+        failed = iperf3_document.read(json.dumps(document).encode())
+        assert failed.reason is Reason.INTERRUPTED
+
+
+@named(GOOD)
+def test_rows_are_the_documents_own(case: dict[str, Any]) -> None:
+    read = outcome(case)
+    ways = (read.forward is not None) + (read.backward is not None)
+    assert len(read.stream_rows) == read.streams * ways
+    assert len(read.stream_intervals) * ways == len(read.intervals) * read.streams * ways
+    for forward in (True, False):
+        totals = read.forward if forward else read.backward
+        if totals is None:
+            continue
+        rows = [row for row in read.stream_intervals if row.forward is forward and not row.omitted]
+        own = totals.received_bytes if forward is read.server else totals.sent_bytes
+        assert sum(row.byte_count for row in rows) == pytest.approx(own, rel=0.01)
+        parts = [row for row in read.stream_rows if row.forward is forward]
+        assert len(parts) == read.streams
+        if totals.retransmits is not None:
+            assert sum(row.retransmits or 0 for row in parts) == totals.retransmits
+        if totals.sent_bits_per_s is not None and read.protocol == "TCP":
+            sent = sum(row.sent_bits_per_s or 0 for row in parts)
+            assert sent == pytest.approx(totals.sent_bits_per_s, rel=0.01)
+
+
+@named([case for case in GOOD if case["file"].startswith(("v3.12", "v3.16", "v3.21"))])
+def test_round_trips_and_windows_are_the_senders(case: dict[str, Any]) -> None:
+    read = outcome(case)
+    if read.protocol == "UDP":
+        assert read.rtt_mean_us is None
+        assert read.snd_wnd_max_bytes is None
+    elif read.forward is not None and not read.server:
+        rows = [row for row in read.stream_rows if row.forward]
+        for row in rows:
+            assert row.rtt_min_us is not None
+            assert row.rtt_mean_us is not None
+            assert row.rtt_max_us is not None
+            assert row.rtt_min_us <= row.rtt_mean_us <= row.rtt_max_us
+        in_intervals = [row.snd_wnd_bytes or 0 for row in read.stream_intervals]
+        assert read.snd_wnd_max_bytes is not None
+        assert read.snd_wnd_max_bytes >= max(in_intervals) > 0
 
 
 @named([case for case in GOOD if " -t " in case["command"]])
@@ -134,6 +229,24 @@ def test_a_good_document_with_a_bad_exit_status_is_doubted() -> None:
     assert iperf3_document.read(good, status=1).reason is Reason.OTHER
 
 
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        ("", None),
+        ("warning: this system does not seem to support IPv6 - trying IPv4", None),
+        ("iperf3: error - something new", Reason.OTHER),
+        ("unable to write to stream socket: Connection reset by peer", Reason.SERVER_DIED),
+    ],
+)
+def test_standard_error_is_heard_beside_a_good_document(stderr: str, reason: Reason | None) -> None:
+    good = (HERE / "v3.12__tcp.json").read_bytes()
+    assert iperf3_document.read(good, stderr=stderr).reason is reason
+    # The same where both went to one file, in either order.
+    said = stderr.encode()
+    assert iperf3_document.read(said + b"\n" + good).reason is reason
+    assert iperf3_document.read(good + b"\n" + said).reason is reason
+
+
 def test_every_reason_has_its_sentence() -> None:
     assert set(SENTENCES) == set(Reason)
     assert all(sentence.endswith(".") for sentence in SENTENCES.values())
@@ -156,6 +269,13 @@ def test_a_trial_of_four_streams() -> None:
     assert reading.metrics["received_bits_per_s"] == end["sum_received"]["bits_per_second"]
     assert reading.metrics["retransmits"] == end["sum_sent"]["retransmits"]
     assert reading.metrics["mtu_bytes"] == 1480
+    assert reading.metrics["sender_cpu_pct"] == end["cpu_utilization_percent"]["host_total"]
+    assert reading.metrics["receiver_cpu_pct"] == end["cpu_utilization_percent"]["remote_total"]
+    means_us = [stream["sender"]["mean_rtt"] for stream in end["streams"]]
+    assert reading.metrics["rtt_mean_ns"] == pytest.approx(sum(means_us) / 4 * 1000)
+    assert reading.metrics["snd_wnd_max_bytes"] == max(
+        stream["sender"]["max_snd_wnd"] for stream in end["streams"]
+    )
     warm = [s for s in reading.samples if s.phase == "warmup"]
     measured = [s for s in reading.samples if s.phase == "measure"]
     assert {s.metric for s in measured} >= {"sent_bits_per_s", "retransmits", "snd_cwnd_bytes"}
@@ -173,6 +293,14 @@ def test_bidir_adds_both_directions() -> None:
     )
     assert reading.metrics["received_bits_per_s"] == pytest.approx(both)
     assert {"sent_bits_per_s", "received_bits_per_s"} <= {s.metric for s in reading.samples}
+
+
+def test_in_reverse_the_server_is_the_sender() -> None:
+    name = "v3.12__tcp_reverse.json"
+    reading = load("tcp").parse(flow(direction=Direction.REVERSE), raw(name))
+    cpu = json.loads((HERE / name).read_text())["end"]["cpu_utilization_percent"]
+    assert reading.metrics["sender_cpu_pct"] == cpu["remote_total"]
+    assert reading.metrics["receiver_cpu_pct"] == cpu["host_total"]
 
 
 def test_udp_has_its_loss() -> None:
