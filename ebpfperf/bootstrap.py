@@ -179,7 +179,7 @@ def _acceleration(influences: tuple[Floats, ...]) -> float:
     # It has no unit; without one of the data's, no power of them is too small to be told from zero.
     cubes = sum(float(np.sum((one / largest) ** 3)) / one.size**3 for one in influences)
     squares = sum(float(np.sum((one / largest) ** 2)) / one.size**2 for one in influences)
-    return cubes / (6 * squares**1.5)
+    return float(cubes / (6 * squares**1.5))
 
 
 def _weighted_medians(ascending: Floats, weights: Counts) -> Floats:

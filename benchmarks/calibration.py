@@ -1,0 +1,238 @@
+"""Simulated campaigns through the functions that give verdicts: how often they are right. Pure."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import simulated
+from numpy.typing import NDArray
+from simulated import AGAIN, BASELINE, CHANGED
+
+from ebpfperf import bootstrap, intervals, power, sequential, stats
+from ebpfperf.stats import Interval
+
+Floats = NDArray[np.float64]
+Bounds = tuple[Floats, Floats]
+
+LEVEL = 0.95
+SIZES = (6, 7, 8, 10, 12, 16, 20)
+SHIFT_SIZES = ((4, 4), (6, 6), (8, 8), (10, 10), (12, 12), (8, 20), (20, 20))
+UNTIL_BLOCKS, UNTIL_PCT = 20, 4.0
+
+# Standard deviation from trial to trial, the treatment's effect, and the margin; all logs.
+NOISE, EFFECT, MARGIN = 0.05, math.log(1.1), math.log(1.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something happened in so many campaigns."""
+
+    hits: int
+    campaigns: int
+
+    @classmethod
+    def of(cls, happened: Sequence[bool] | NDArray[np.bool_]) -> Rate:
+        """The rate of a truth value a campaign."""
+        return cls(int(np.sum(happened)), len(happened))
+
+    @property
+    def pct(self) -> float:
+        """Percent of the campaigns."""
+        return 100 * self.hits / self.campaigns
+
+    def wilson_pct(self) -> tuple[float, float]:
+        """The 95 % interval for the rate, percent (Wilson 1927): what so many leave open."""
+        z, n, p = 1.959964, self.campaigns, self.hits / self.campaigns
+        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+        return 100 * max(0.0, low), 100 * min(1.0, high)
+
+    def shown(self) -> str:
+        """``4.1 (3.5–4.8)``."""
+        low, high = self.wilson_pct()
+        return f"{self.pct:.1f} ({low:.1f}–{high:.1f})"
+
+
+def verdict_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
+    """What ``intervals`` and ``power`` make of campaigns of ``n`` blocks.
+
+    ``power`` is that of a second campaign at the effect which the first said to be detectable;
+    ``power at half the interval`` at half the width of its interval. ``false equivalent`` is
+    at a true effect just beyond the margin, under the least favourable of several sizes of noise.
+    """
+    logs = NOISE * simulated.arms(kind, campaigns=campaigns, blocks=n)
+    aa = logs[..., AGAIN] - logs[..., BASELINE]
+    changed = logs[..., CHANGED] - logs[..., BASELINE] + EFFECT
+    low, high = _bounds(aa, lambda row: intervals.paired_interval(row, level=LEVEL))
+    changed_low, changed_high = _bounds(
+        changed, lambda row: intervals.paired_interval(row, level=LEVEL)
+    )
+    stated = np.array([power.detectable(row, level=LEVEL) for row in changed])
+    return {
+        "false alarms": Rate.of((low > 0) | (high < 0)),
+        "coverage": Rate.of((changed_low <= EFFECT) & (changed_high >= EFFECT)),
+        "power": _detected(low, stated),
+        "power at half the interval": _detected(low, (changed_high - changed_low) / 2),
+        "false equivalent": _false_equivalent(changed_low - EFFECT, changed_high - EFFECT),
+    }
+
+
+def shift_rates(kind: str, sizes: tuple[int, int], *, campaigns: int) -> dict[str, Rate]:
+    """As ``verdict_rates``, of two campaigns one after the other that are compared trial by trial.
+
+    Their trials are next to each other in time only within a campaign: noise that lasts from trial
+    to trial is not independent from observation to observation here, and no order cancels it.
+    """
+    # Not Python's hash, which differs from process to process.
+    random = np.random.default_rng([2, zlib.crc32(kind.encode()), *sizes])
+    first, second = (
+        NOISE * simulated.noise(kind, random, campaigns=campaigns, trials=size) for size in sizes
+    )
+    low, high, width = np.empty((3, campaigns))
+    stated = np.empty(campaigns)
+    for at, (one, other) in enumerate(zip(first, second, strict=True)):
+        found = intervals.shift_interval(one, other, level=LEVEL)
+        assert found is not None
+        low[at], high[at], width[at] = found.low, found.high, found.high - found.low
+        stated[at] = power.detectable_shift(one, other, level=LEVEL)
+    return {
+        "false alarms": Rate.of((low > 0) | (high < 0)),
+        "power": _detected(low, stated),
+        "power at half the interval": _detected(low, width / 2),
+    }
+
+
+def sequential_rates(kind: str, *, campaigns: int) -> dict[str, Rate]:
+    """Campaigns of up to ``UNTIL_BLOCKS`` that stop when the interval is ``UNTIL_PCT`` or less.
+
+    ``any look`` is the rate at which the interval of some look misses: the worst that a rule for
+    stopping could make of it. ``any look, unspent`` is what looking at 95 % each time would do.
+    """
+    logs = NOISE * simulated.arms(kind, campaigns=campaigns, blocks=UNTIL_BLOCKS, seed=1)
+    aa = logs[..., AGAIN] - logs[..., BASELINE]
+    changed = logs[..., CHANGED] - logs[..., BASELINE]
+    looks = sequential.looks(UNTIL_BLOCKS, level=LEVEL)
+    found: dict[str, list[Bounds]] = {"aa": [], "changed": [], "unspent": []}
+    for n in looks:
+        spent = sequential.spent_level(n, looks, level=LEVEL)
+        for name, rows, level in (
+            ("aa", aa, spent),
+            ("changed", changed, spent),
+            ("unspent", aa, LEVEL),
+        ):
+            found[name].append(
+                _bounds(rows[:, :n], lambda row, at=level: intervals.paired_interval(row, level=at))
+            )
+    low, high = (np.array(side) for side in zip(*found["aa"], strict=True))
+    narrow = np.expm1((high - low) / 2) <= UNTIL_PCT / 100
+    narrow[-1] = True
+    stopped = np.argmax(narrow, axis=0)
+    missed = {
+        name: np.array([(one > 0) | (other < 0) for one, other in bounds])
+        for name, bounds in found.items()
+    }
+    every = np.arange(campaigns)
+    return {
+        "stopped early": Rate.of(stopped < len(looks) - 1),
+        "false alarms": Rate.of(missed["aa"][stopped, every]),
+        "coverage": Rate.of(~missed["changed"][stopped, every]),
+        "any look": Rate.of(missed["aa"].any(axis=0)),
+        "any look, unspent": Rate.of(missed["unspent"].any(axis=0)),
+    }
+
+
+def rule_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
+    """How often other rules miss, of ``n`` blocks from ten up: why the rule is what it is.
+
+    ``lopsided`` noise is normal under the baseline and skewed under the treatment, so that the
+    treatment does not move all observations alike; what should be covered is then the median of
+    the mean of two differences.
+    """
+    random = np.random.default_rng([4, zlib.crc32(kind.encode()), n])
+    if kind == "lopsided":
+        rows, truth = _lopsided(random, (campaigns, n)), _lopsided_truth()
+    else:
+        logs = simulated.arms(kind, campaigns=campaigns, blocks=n, seed=2)
+        rows, truth = logs[..., CHANGED] - logs[..., BASELINE], 0.0
+
+    def plain(row: Floats) -> Interval:
+        # So many degrees of freedom are the normal's.
+        of = replace(bootstrap.paired(row), df=2000, stretch=1.0)
+        return Interval(of.estimate, *bootstrap.bounds(of, level=LEVEL), LEVEL, n)
+
+    def expanded(row: Floats) -> Interval:
+        of = bootstrap.paired(row)
+        return Interval(of.estimate, *bootstrap.bounds(of, level=LEVEL), LEVEL, n)
+
+    rules: dict[str, Callable[[Floats], Interval | None]] = {
+        "exact ranks": lambda row: stats.signed_rank_interval(row, level=LEVEL),
+        "BCa, plain": plain,
+        "BCa, expanded": expanded,
+        "both (the rule)": lambda row: intervals.paired_interval(row, level=LEVEL),
+    }
+    found = {}
+    for name, rule in rules.items():
+        low, high = _bounds(rows, rule)
+        found[name] = Rate.of((low > truth) | (high < truth))
+    return found
+
+
+def needed_factor(kind: str, sizes: tuple[int, ...], *, level: float, campaigns: int) -> float:
+    """What to multiply half an interval's width by for a power of exactly 0.8; NaN out of reach.
+
+    ``sizes`` is one number of blocks, or those of two samples; of the latter the noise is that of
+    independent trials, whatever else the kind is.
+    """
+    random = np.random.default_rng([3, zlib.crc32(kind.encode()), *sizes])
+    if intervals.smallest_p(*sizes) > 1 - level:
+        return math.nan
+    if len(sizes) == 1:
+        logs = simulated.arms(kind, campaigns=campaigns, blocks=sizes[0], seed=3)
+        rows = logs[..., AGAIN] - logs[..., BASELINE]
+        low, high = _bounds(rows, lambda row: intervals.paired_interval(row, level=level))
+    else:
+        pooled = simulated.noise(kind, random, campaigns=campaigns, trials=sum(sizes))
+        pooled = random.permuted(pooled, axis=1)
+        low, high = _bounds(
+            pooled,
+            lambda row: intervals.shift_interval(row[: sizes[0]], row[sizes[0] :], level=level),
+        )
+    return float(np.quantile(-np.roll(low, -1) / ((high - low) / 2), 0.8))
+
+
+def _bounds(rows: Floats, rule: Callable[[Floats], Interval | None]) -> Bounds:
+    low, high = np.empty((2, len(rows)))
+    for at, row in enumerate(rows):
+        found = rule(row)
+        assert found is not None
+        low[at], high[at] = found.low, found.high
+    return low, high
+
+
+def _detected(low: Floats, effects: Floats) -> Rate:
+    """How often another campaign, the next one, establishes each effect; intervals move with it."""
+    return Rate.of(np.roll(low, -1) + effects > 0)
+
+
+def _false_equivalent(low: Floats, high: Floats) -> Rate:
+    """At an effect just beyond the margin; the bounds are about no effect."""
+    effect = MARGIN * 1.001
+    rates = [
+        Rate.of((scale * low + effect >= -MARGIN) & (scale * high + effect <= MARGIN))
+        for scale in (0.1, 0.2, 0.5, 1.0)
+    ]
+    return max(rates, key=lambda rate: rate.hits)
+
+
+def _lopsided(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    skewed: Floats = np.exp(0.8 * random.normal(size=shape)) - random.normal(size=shape) / 4
+    return skewed
+
+
+def _lopsided_truth() -> float:
+    one, other = _lopsided(np.random.default_rng(5), (2, 1_000_000))
+    return float(np.median((one + other) / 2))
