@@ -139,6 +139,8 @@ class Judge:
         own = sent if sends else received
         if own is None or not all(amount(p, "bytes") > 0 for p in (sent, received) if p):
             raise Doubt(Reason.NO_TRAFFIC, f"{name}: {received and received['bytes']} bytes")
+        if whole is not None and lost_pct is None and not (self._server and sends):
+            raise Doubt(Reason.INCONSISTENT, f"{name}: bytes, but no datagrams")
         seconds = amount(own, "seconds")
         if timed_s:
             if seconds < timed_s * _MAY_LACK:
@@ -164,7 +166,10 @@ class Judge:
             # is far off where the test ends after bytes.
             if part is not None and (part is not whole or timed_s):
                 _rate(part)
-        retransmits = self._retransmits(sent, sends=sends, suffix=suffix)
+        streams = self._streams(sends=sends, suffix=suffix)
+        for part, side in ((sent, "udp" if self._udp else "sender"), (received, "receiver")):
+            if part is not None and not (self._udp and side == "receiver"):
+                _adds([stream[side] for stream in streams], part, "bytes")
         return Totals(
             sent_bits_per_s=None if sent is None else float(sent["bits_per_second"]),
             received_bits_per_s=None if received is None else float(received["bits_per_second"]),
@@ -172,7 +177,7 @@ class Judge:
             received_bytes=None if received is None else int(received["bytes"]),
             seconds=seconds,
             lost_pct=lost_pct,
-            retransmits=retransmits,
+            retransmits=None if self._udp or sent is None else _retransmits(streams, sent),
         )
 
     def _covered(self, suffix: str) -> tuple[float, float]:
@@ -216,29 +221,29 @@ class Judge:
             received[key] = amount(whole, key) * arrived
         return whole, received
 
-    def _retransmits(
-        self, sent: Mapping[str, Any] | None, *, sends: bool, suffix: str
-    ) -> int | None:
-        """Of all streams; None where the sender's kernel or release does not count them (−1)."""
-        streams = self._end["streams"]
+    def _streams(self, *, sends: bool, suffix: str) -> list[Mapping[str, Any]]:
+        """The streams of this direction, which all have what a stream must have."""
+        streams: list[Mapping[str, Any]] = self._end["streams"]
+        sides = ("udp",) if self._udp else ("sender", "receiver")
+        for stream in streams:
+            for side in sides:
+                amount(stream[side], "bytes")
         if suffix or f"sum_sent{REVERSE}" in self._end or f"sum{REVERSE}" in self._end:
-            ours = [s for s in streams if (s.get("udp") or s["sender"]).get("sender") is sends]
+            ours = [stream for stream in streams if stream[sides[0]]["sender"] is sends]
             if len(ours) * 2 != len(streams):
                 raise Doubt(Reason.INCONSISTENT, "the streams are not half of each direction")
-            streams = ours
-        if self._udp:
-            if sent is not None:
-                _adds([s["udp"] for s in streams], sent, "bytes")
-            return None
-        if sent is None:
-            return None
-        _adds([s["sender"] for s in streams], sent, "bytes")
-        if sent.get("retransmits", -1) == -1:
-            return None
-        count = amount(sent, "retransmits")
-        if all(s["sender"].get("retransmits", -1) != -1 for s in streams):
-            _adds([s["sender"] for s in streams], sent, "retransmits")
-        return int(count)
+            return ours
+        return streams
+
+
+def _retransmits(streams: list[Mapping[str, Any]], sent: Mapping[str, Any]) -> int | None:
+    """Of all streams; None where the sender's kernel or release does not count them (−1)."""
+    if sent.get("retransmits", -1) == -1:
+        return None
+    count = amount(sent, "retransmits")
+    if all(stream["sender"].get("retransmits", -1) != -1 for stream in streams):
+        _adds([stream["sender"] for stream in streams], sent, "retransmits")
+    return int(count)
 
 
 def _rate(part: Mapping[str, Any]) -> None:

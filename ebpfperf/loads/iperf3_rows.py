@@ -113,8 +113,7 @@ def intervals(document: Mapping[str, Any], sides: Sides) -> Iterator[Interval]:
             windows = [w for s in streams if (w := _count(s.get("snd_cwnd")))]
             rtts = [r for s in streams if (r := _number(s.get("rtt")))]
             yield Interval(
-                # Across the end of the warm-up, "start" still counts from the warm-up's own start.
-                start_s=float(total["end"]) - float(total["seconds"]),
+                start_s=_start_s(total),
                 end_s=float(total["end"]),
                 omitted=bool(total["omitted"]),
                 forward=forward,
@@ -130,17 +129,19 @@ def intervals(document: Mapping[str, Any], sides: Sides) -> Iterator[Interval]:
 
 def stream_intervals(document: Mapping[str, Any], sides: Sides) -> Iterator[StreamInterval]:
     """A row for every stream in every interval."""
+    suffixes = {forward: suffix for suffix, forward in sides.ways}
     for item in document["intervals"]:
         for stream in item["streams"]:
-            sends = stream.get("sender", sides.reverse == sides.server)
-            end_s = _number(stream.get("end")) or 0.0
+            sends = bool(stream.get("sender", sides.reverse == sides.server))
+            forward = sends != sides.server
+            total = item[f"sum{suffixes.get(forward, '')}"]
             yield StreamInterval(
                 socket=_count(stream.get("socket")) or 0,
-                start_s=end_s - (_number(stream.get("seconds")) or 0.0),
-                end_s=end_s,
-                omitted=bool(stream.get("omitted", False)),
-                forward=bool(sends) != sides.server,
-                sender=bool(sends),
+                start_s=_start_s(total),
+                end_s=float(total["end"]),
+                omitted=bool(total["omitted"]),
+                forward=forward,
+                sender=sends,
                 bits_per_s=float(stream["bits_per_second"]),
                 byte_count=int(stream["bytes"]),
                 retransmits=_count(stream.get("retransmits")),
@@ -180,6 +181,12 @@ def largest(document: Mapping[str, Any], window: str) -> int | None:
     for item in document["intervals"]:
         found += [s.get(window) for s in item["streams"]]
     return max((w for value in found if (w := _count(value))), default=None)
+
+
+def _start_s(total: Mapping[str, Any]) -> float:
+    # Across the end of the warm-up, "start" still counts from the warm-up's own start. The other
+    # two numbers are of two clocks' making, microseconds apart.
+    return max(0.0, float(total["end"]) - float(total["seconds"]))
 
 
 def _number(value: object) -> float | None:

@@ -132,7 +132,7 @@ def _from_events(text: str, before: str, decoder: json.JSONDecoder) -> Printed:
             if line.strip() == "{" and "end" in document:
                 break
             return Printed(None, Reason.TRUNCATED, before)
-        if type(event) is not dict or "event" not in event:
+        if type(event) is not dict or type(event.get("event")) is not str:
             return Printed(None, Reason.NOT_JSON, before)
         name = event["event"]
         if name == "interval":
@@ -140,7 +140,7 @@ def _from_events(text: str, before: str, decoder: json.JSONDecoder) -> Printed:
         elif name in document:
             return Printed(None, Reason.CONCATENATED, before)
         else:
-            document[str(name)] = event.get("data")
+            document[name] = event.get("data")
     return Printed(document, None, before)
 
 
