@@ -86,7 +86,7 @@ def asked(test: Mapping[str, Any]) -> None:
             amount(test, key)
 
 
-def directions(end: Mapping[str, Any], streams: int, reverse: bool, bidir: bool) -> None:
+def directions(end: Mapping[str, Any], streams: int, *, reverse: bool, bidir: bool) -> None:
     """Doubt unless ``end`` has as many streams as the directions need: none may be lost."""
     expected = streams * (2 if bidir else 1)
     if len(end["streams"]) != expected:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ebpfperf.loads import iperf3_checks as checks
@@ -154,71 +154,69 @@ def read(stdout: bytes, *, stderr: str = "", status: int = 0) -> Outcome:
     if printed.document is None:
         shown = said or stdout[:200].decode("utf-8", "replace")
         return Outcome(printed.problem or Reason.NOT_JSON, shown)
-    outcome, failed = Outcome(None), None
+    fields: dict[str, Any] = {}
     try:
-        outcome = _described(printed.document)
+        fields = _described(printed.document)
         failed = _failure(printed.document, stderr=said, status=status)
+        if failed is None and printed.conflict:
+            failed = Reason.INCONSISTENT, f"{printed.conflict} twice, with two values"
         if failed is None:
-            if printed.conflict:
-                raise Doubt(Reason.INCONSISTENT, f"{printed.conflict} twice, with two values")
-            return _measured(outcome, printed.document)
+            fields |= _measured(printed.document, **fields)
     except Doubt as doubt:
-        return replace(outcome, reason=doubt.reason, detail=doubt.detail)
+        failed = doubt.reason, doubt.detail
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        failed = failed or (Reason.INCONSISTENT, f"unexpected shape: {error!r}")
-    return replace(outcome, reason=failed[0], detail=failed[1] or f"exit status {status}")
+        failed = Reason.INCONSISTENT, f"unexpected shape: {error!r}"
+    if failed is None:
+        return Outcome(None, document=printed.document, **fields)
+    detail = failed[1] or f"exit status {status}"
+    return Outcome(failed[0], detail, document=printed.document, **fields)
 
 
-def _described(document: Mapping[str, Any]) -> Outcome:
-    """What the document says of itself, as far as it does; no judgement."""
-    start = _object(document.get("start"))
+def _described(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the outcome that the document says of itself; no judgement."""
+    start, end = _object(document.get("start")), _object(document.get("end"))
     test, time = _object(start.get("test_start")), _object(start.get("timestamp"))
-    end = _object(document.get("end"))
     server = "accepted_connection" in start
     cpu = _object(end.get("cpu_utilization_percent"))
-    started_s = _plain(time.get("timesecs"))
-    return Outcome(
-        None,
-        server=server,
-        version=str(start.get("version", "")).removeprefix("iperf").strip(),
-        protocol=str(test.get("protocol", "")),
-        streams=int(_plain(test.get("num_streams")) or 0),
-        reverse=test.get("reverse") == 1,
+    return {
+        "server": server,
+        "version": str(start.get("version", "")).removeprefix("iperf").strip(),
+        "protocol": str(test.get("protocol", "")),
+        "streams": _whole(test.get("num_streams")) or 0,
+        "reverse": test.get("reverse") == 1,
         # Before 3.13 test_start does not say whether both directions were asked for.
-        bidir=test.get("bidir") == 1 or _second_sums(end),
-        omit_s=_plain(test.get("omit")) or 0,
-        duration_s=_plain(test.get("duration")) or 0,
-        bytes_asked=int(_plain(test.get("bytes")) or 0),
-        blocks_asked=int(_plain(test.get("blocks")) or 0),
-        block_bytes=_whole(test.get("blksize")),
-        target_bits_per_s=_plain(test.get("target_bitrate", start.get("target_bitrate"))),
-        cookie=str(start.get("cookie", "")),
-        started_s=None if started_s is None else int(started_s),
-        # A server prints 0, and before 3.2 a size asked for had a key of its own.
-        mss_bytes=_whole(start.get("tcp_mss_default")) or _whole(start.get("tcp_mss")) or None,
-        congestion=str(end.get("sender_tcp_congestion", "")),
-        host_cpu_pct=_percent(cpu.get("host_total")),
+        "bidir": test.get("bidir") == 1 or _second_sums(end),
+        "omit_s": _plain(test.get("omit")) or 0,
+        "duration_s": _plain(test.get("duration")) or 0,
+        "bytes_asked": _whole(test.get("bytes")) or 0,
+        "blocks_asked": _whole(test.get("blocks")) or 0,
+        "block_bytes": _whole(test.get("blksize")),
+        "target_bits_per_s": _plain(test.get("target_bitrate", start.get("target_bitrate"))),
+        "cookie": str(start.get("cookie", "")),
+        "started_s": _whole(time.get("timesecs")),
+        # A server prints 0; a size that was asked for has a key of its own.
+        "mss_bytes": _whole(start.get("tcp_mss_default")) or _whole(start.get("tcp_mss")) or None,
+        "congestion": str(end.get("sender_tcp_congestion", "")),
+        "host_cpu_pct": _percent(cpu.get("host_total")),
         # A server prints 0 for what it does not know.
-        remote_cpu_pct=None if server else _percent(cpu.get("remote_total")),
-        document=document,
-    )
+        "remote_cpu_pct": None if server else _percent(cpu.get("remote_total")),
+    }
 
 
-def _measured(outcome: Outcome, document: Mapping[str, Any]) -> Outcome:
-    """The outcome with its totals; Doubt, or what a wrong shape raises, where there are none."""
+def _measured(document: Mapping[str, Any], **said: Any) -> dict[str, Totals | None]:
+    """The totals of each direction; Doubt, or what a wrong shape raises, where there are none."""
+    reverse, bidir, omit_s = said["reverse"], said["bidir"], said["omit_s"]
     checks.asked(document["start"]["test_start"])
-    checks.directions(document["end"], outcome.streams, outcome.reverse, outcome.bidir)
-    judge = checks.Judge(document, udp=outcome.protocol == "UDP", server=outcome.server)
-    timed_s = 0 if outcome.bytes_asked or outcome.blocks_asked else outcome.duration_s
-    first = judge.totals("", to_server=not outcome.reverse, timed_s=timed_s, omit_s=outcome.omit_s)
+    checks.directions(document["end"], said["streams"], reverse=reverse, bidir=bidir)
+    judge = checks.Judge(document, udp=said["protocol"] == "UDP", server=said["server"])
+    timed_s = 0 if said["bytes_asked"] or said["blocks_asked"] else said["duration_s"]
+    first = judge.totals("", to_server=not reverse, timed_s=timed_s, omit_s=omit_s)
+    if reverse:
+        return {"forward": None, "backward": first}
     second = None
-    if outcome.bidir:
-        second = judge.totals(REVERSE, to_server=False, timed_s=timed_s, omit_s=outcome.omit_s)
-    return replace(
-        outcome,
-        forward=None if outcome.reverse else first,
-        backward=first if outcome.reverse else second,
-    )
+    if bidir:
+        second = judge.totals(REVERSE, to_server=False, timed_s=timed_s, omit_s=omit_s)
+    return {"forward": first, "backward": second}
 
 
 def _failure(document: Mapping[str, Any], *, stderr: str, status: int) -> tuple[Reason, str] | None:
@@ -228,11 +226,13 @@ def _failure(document: Mapping[str, Any], *, stderr: str, status: int) -> tuple[
     if error:
         return _by_words(str(error)) or Reason.OTHER, str(error)
     theirs = document.get("server_output_json")
-    if isinstance(theirs, Mapping) and theirs.get("error"):
+    if type(theirs) is dict and theirs.get("error"):
         return _by_words(str(theirs["error"])) or Reason.OTHER, f"server: {theirs['error']}"
     sums = "sum" in end or "sum_sent" in end
-    known = _by_words(stderr) if stderr else None
-    if sums and status == 0 and known is None and not (stderr and _ERROR.search(stderr)):
+    if sums and status == 0 and not stderr:
+        return None
+    known = _by_words(stderr)
+    if sums and status == 0 and known is None and not _ERROR.search(stderr):
         return None
     # 3.9 prints no error key; a refused connection shows only in that none was made.
     if not start.get("connected") and "unable to send control message" in stderr:
@@ -250,7 +250,7 @@ def _second_sums(end: Mapping[str, Any]) -> bool:
 
 
 def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if type(value) is dict else {}
 
 
 def _plain(value: object) -> float | None:
