@@ -71,6 +71,8 @@ def expected(
         return f"{UNKNOWN}: {reason}"
     if client.workload.kind is WorkloadKind.HOST:
         return Overlay.NONE.value
+    if treatment.overlay is None:
+        return f"{UNKNOWN}: the treatment does not say"
     if client.node not in views or server.node not in views:
         return f"{UNKNOWN}: nobody looked at the nodes' routes"
     wanted = Wanted(treatment, {}, (), ())

@@ -42,7 +42,9 @@ ANALYSE = {
     "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
     "confounders", "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
+    "gates", "gate_table", "gate_cases", "trial_gates", "comparison_gates",
     "limits", "limits_reading", "limits_rules", "limits_seen",
+    "between", "between_findings", "comparable", "verdict_formats", "verdict_rows",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}
 
