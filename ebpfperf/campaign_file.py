@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from ebpfperf import factors, loads, model, probes, units
+from ebpfperf import factors, loads, metrics, model, probes, units
 from ebpfperf.errors import PlanError
 
 Place = tuple[str | int, ...]
@@ -27,6 +27,10 @@ def _named_overlay(value: object) -> object:
 
 def _size(value: object) -> object:
     return units.parse_bytes(value) if isinstance(value, str) else value
+
+
+def _percent(value: object) -> object:
+    return units.parse_pct(value) if isinstance(value, str) else value
 
 
 def _rate(value: object) -> object:
@@ -117,6 +121,10 @@ class CampaignEntry(_Strict):
     probe_share_pct: Annotated[float, Field(gt=0, le=100, strict=False)] = model.PROBE_SHARE_PCT
     aa_test: bool = True
     quiet: QuietEntry | None = QuietEntry()
+    until_pct: (
+        Annotated[float, BeforeValidator(_percent), Field(gt=0, lt=100, strict=False)] | None
+    ) = None
+    until_metric: str = ""
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -350,6 +358,8 @@ def _campaign(
         probes_off=entry.probes_off,
         probe_share_pct=entry.probe_share_pct,
         aa_test=entry.aa_test,
+        until_pct=entry.until_pct,
+        until_metric=entry.until_metric,
         quiet=None if entry.quiet is None else model.Quiet(**entry.quiet.model_dump()),
     )
 
@@ -416,11 +426,28 @@ def _check(source: _Source, campaign: model.Campaign) -> None:
             )
         if name in campaign.probes[:index]:
             raise source.error(("probes", index), f"{name} is listed twice", "Keep one of them.")
+    _check_until(source, campaign)
     if campaign.probes_off and not campaign.optional_probes:
         raise source.error(
             ("probes_off",),
             f"is true, but no probe is named besides {', '.join(model.ALWAYS_ON)}, always on",
             "Name the probes that are to be off under probes, or leave probes_off out.",
+        )
+
+
+def _check_until(source: _Source, campaign: model.Campaign) -> None:
+    if not campaign.until_metric:
+        return
+    if campaign.until_pct is None:
+        raise source.error(
+            ("until_metric",), "says of what, but not how narrow", "Add until_pct, such as 3%."
+        )
+    known = [metric.name for metric in metrics.CATALOGUE]
+    if campaign.until_metric not in known:
+        raise source.error(
+            ("until_metric",),
+            f"is {campaign.until_metric!r}, which is not known",
+            _nearest(campaign.until_metric, known),
         )
 
 

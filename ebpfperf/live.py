@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfperf import live_view, plan, progress, runner, units
+from ebpfperf.enough import Ending
 from ebpfperf.interruption import interruption
 from ebpfperf.live_view import Now
 from ebpfperf.looking import EVERY_S
@@ -135,7 +136,7 @@ def _shown(store: Store, *, look_every_s: float, connect: runner.Connect) -> Non
             running = runner.run(
                 store,
                 connect=connect,
-                stop=stop,
+                stop=Ending(store, stop=stop, say=cell.say),
                 on_start=on_start,
                 on_look=cell.look,
                 look_every_s=look_every_s,
@@ -169,5 +170,6 @@ def _told(store: Store, *, connect: runner.Connect) -> None:
         progress.auto(left, before=before) as bar,
         interruption(bar.say) as stop,
     ):
-        for result in runner.run(store, connect=connect, stop=stop, on_start=bar.begin):
+        ending = Ending(store, stop=stop, say=bar.say)
+        for result in runner.run(store, connect=connect, stop=ending, on_start=bar.begin):
             bar.end(result)

@@ -360,6 +360,8 @@ class Campaign:
     until_pct
         Half width of the interval, percent, at which the campaign ends before its last block; None
         runs all blocks.
+    until_metric
+        The metric whose intervals must be so narrow; empty for all that a report leads with.
     ended_after
         How many blocks it was ended after, because of that; None while it was not.
     design
@@ -384,6 +386,7 @@ class Campaign:
     aa_test: bool = False
     quiet: Quiet | None = None
     until_pct: float | None = None
+    until_metric: str = ""
     ended_after: int | None = None
     design: Design = Design.BLOCKS
     source: str = ""

@@ -77,6 +77,8 @@ class Store:
         path = Path(path)
         if (path / "manifest.json").exists():
             store = cls.open(path)
+            # Where it ended is known to the directory alone.
+            campaign = replace(campaign, ended_after=store.campaign.ended_after)
             longer = replace(store.campaign, blocks=max(store.campaign.blocks, campaign.blocks))
             if campaign == longer != store.campaign:
                 store._lengthen(campaign)
@@ -266,12 +268,28 @@ class Store:
             lock.flush()
             yield
 
+    def end_after(self, blocks: int) -> None:
+        """Plan no more than the first ``blocks``: they are enough. Only while ``exclusive``."""
+        self._replan(replace(self.campaign, ended_after=blocks), f"ended after block {blocks}")
+
     def _lengthen(self, campaign: Campaign) -> None:
         """Plan more blocks: the order of those that are there does not change by it."""
+        if campaign.until_pct is not None:
+            raise InputError(
+                f"{self.path} ends when its intervals are narrow, within the "
+                f"{self.campaign.blocks} blocks planned: more of them would change what its looks "
+                "may say.",
+                "Choose another --out for a longer campaign.",
+                path=str(self.path),
+            )
+        with self.exclusive():
+            self._replan(campaign, f"blocks {campaign.blocks}")
+
+    def _replan(self, campaign: Campaign, what: str) -> None:
         file = self.path / "manifest.json"
-        with self.exclusive(), _explained(self.path):
+        with _explained(self.path):
             manifest = json.loads(file.read_bytes())
-            manifest["history"].append(_event(f"blocks {campaign.blocks}"))
+            manifest["history"].append(_event(what))
             manifest["campaign"] = records.campaign_record(campaign)
             manifest["schema"] = SCHEMA
             _write(file, records.dump(manifest))

@@ -91,6 +91,23 @@ def parse_bits_per_s(text: str | float) -> float:
     return float(match["number"]) * factor[match["prefix"]]
 
 
+def parse_pct(text: str | float) -> float:
+    """Percent of ``"3%"``, ``"2.5 %"`` or a bare number.
+
+    Raises
+    ------
+    ValueError
+        The text is no percentage above zero.
+    """
+    try:
+        value = float(str(text).strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text!r} is not a percentage: write for example 3% or 2.5%")
+    return value
+
+
 def parse_bytes(text: str | int) -> int:
     """Bytes of ``"64"``, ``"128K"`` or ``"1M"`` (binary prefixes, as iperf3 reads them).
 

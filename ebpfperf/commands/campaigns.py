@@ -19,6 +19,8 @@ from ebpfperf.commands.options import (
     Kubeconfig,
     ServerNode,
     SshConfig,
+    Until,
+    UntilMetric,
 )
 from ebpfperf.errors import InputError
 
@@ -28,12 +30,26 @@ if TYPE_CHECKING:
     from ebpfperf.store import Store
 
 
-def plan(file: File, blocks: Blocks = None, json: Json = False) -> None:
+def plan(
+    file: File,
+    blocks: Blocks = None,
+    until: Until = None,
+    until_metric: UntilMetric = None,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Campaign directory whose noise tells how many blocks are needed; default "
+            "runs/CAMPAIGN where that is one.",
+            metavar="DIRECTORY",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show what a campaign file expands to: its trials in their order, and the time they take."""
     from ebpfperf import plan as planning
     from ebpfperf import units
 
-    campaign = _campaign(file, blocks)
+    campaign = _campaign(file, blocks, until, until_metric)
     trials = planning.schedule(campaign)
     if json:
         printing.as_json(_order(trials))
@@ -41,7 +57,7 @@ def plan(file: File, blocks: Blocks = None, json: Json = False) -> None:
     _print_order(trials)
     estimate = units.duration_s(planning.estimate_s(trials))
     printing.sentence(f"{len(trials)} trials in {campaign.blocks} blocks, about {estimate}.")
-    for note in planning.notes(campaign):
+    for note in (*planning.notes(campaign), *_needed(campaign, noise)):
         printing.sentence(note)
 
 
@@ -54,6 +70,8 @@ def run(
         bool, typer.Option("--dry-run", help="Show order, changes and time; connect to nothing.")
     ] = False,
     blocks: Blocks = None,
+    until: Until = None,
+    until_metric: UntilMetric = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     ssh_config: SshConfig = None,
@@ -62,7 +80,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a campaign, or what is left of it; Ctrl-C stops after the trial in hand."""
-    campaign = _campaign(file, blocks)
+    campaign = _campaign(file, blocks, until, until_metric)
     given = {
         "kubeconfig": kubeconfig,
         "context": context,
@@ -73,7 +91,7 @@ def run(
     if dry_run:
         _dry_run(replace(campaign, cluster=_reached(campaign.cluster, given)), json=json)
         return
-    from ebpfperf import interruption, progress, runner
+    from ebpfperf import enough, interruption, progress, runner
     from ebpfperf.cluster import Cluster
     from ebpfperf.store import Store
 
@@ -91,7 +109,8 @@ def run(
         progress.auto(left, before=before) as bar,
         interruption.interruption(bar.say) as stop,
     ):
-        for result in runner.run(store, connect=connect, stop=stop, on_start=bar.begin):
+        ending = enough.Ending(store, stop=stop, say=bar.say)
+        for result in runner.run(store, connect=connect, stop=ending, on_start=bar.begin):
             bar.end(result)
             counts[str(result.status)] = counts.get(str(result.status), 0) + 1
     _print_outcome(store, counts, json=json)
@@ -167,15 +186,55 @@ def restore(
             printing.sentence(f"{name}: {text}")
 
 
-def _campaign(file: Path, blocks: int | None) -> Campaign:
+def _campaign(
+    file: Path, blocks: int | None, until: str | None, until_metric: str | None
+) -> Campaign:
+    """The file's campaign with what the command line says instead."""
+    from ebpfperf import metrics, units
     from ebpfperf import plan as planning
 
     campaign = planning.load(file)
-    if blocks is None:
-        return campaign
-    if not 1 <= blocks <= 999:
-        raise InputError(f"{blocks} blocks cannot be run.", "Give --blocks 1 to 999.")
-    return replace(campaign, blocks=blocks)
+    if blocks is not None:
+        if not 1 <= blocks <= 999:
+            raise InputError(f"{blocks} blocks cannot be run.", "Give --blocks 1 to 999.")
+        campaign = replace(campaign, blocks=blocks)
+    if until is not None:
+        try:
+            campaign = replace(campaign, until_pct=units.parse_pct(until))
+        except ValueError as error:
+            raise InputError(f"--until cannot be read: {error}.", "Write --until 3%.") from None
+    if until_metric is not None:
+        if campaign.until_pct is None:
+            raise InputError("--until-metric needs --until.", "Add --until 3%.")
+        known = [metric.name for metric in metrics.CATALOGUE]
+        if until_metric not in known:
+            raise InputError(
+                f"--until-metric {until_metric} is not known.", f"Known: {', '.join(known)}."
+            )
+        campaign = replace(campaign, until_metric=until_metric)
+    return campaign
+
+
+def _needed(campaign: Campaign, noise: Path | None) -> tuple[str, ...]:
+    """When a campaign may end, and how many blocks the last one's noise asks for, in sentences."""
+    from ebpfperf import enough
+    from ebpfperf.store import Store
+
+    said = []
+    if campaign.until_pct is not None:
+        after = ", ".join(map(str, enough.looks(campaign)))
+        said.append(
+            f"Ends after block {after}: the first of these at which every interval is within "
+            f"±{campaign.until_pct:g} %."
+        )
+    place = noise or Path("runs") / campaign.name
+    if noise is None and not (place / "manifest.json").exists():
+        return (*said, f"No earlier campaign in {place}: its noise cannot tell the blocks needed.")
+    store = Store.open(place)
+    needed = enough.asked_for(store.frame("trials"), store.campaign, campaign)
+    if not needed:
+        return (*said, f"{place} has no two blocks of these flows and treatments to tell noise by.")
+    return (*said, f"At the noise of {place}:", *(f"  {text}" for text in needed))
 
 
 def _reached(ref: ClusterRef, given: dict[str, str | None]) -> ClusterRef:
@@ -268,7 +327,7 @@ def _dry_run(campaign: Campaign, *, json: bool) -> None:
         printing.sentence(f"          {line}")
     estimate = units.duration_s(estimate_s)
     printing.sentence(f"{len(trials)} trials, about {estimate}. Nothing was connected or changed.")
-    for note in planning.notes(campaign):
+    for note in (*planning.notes(campaign), *_needed(campaign, None)):
         printing.sentence(note)
 
 

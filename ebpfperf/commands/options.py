@@ -21,3 +21,14 @@ SshConfig = Annotated[
 ClientNode = Annotated[str | None, typer.Option(help="Node of the client.")]
 ServerNode = Annotated[str | None, typer.Option(help="Node of the server.")]
 Blocks = Annotated[int | None, typer.Option(help="Blocks, instead of the file's number.")]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        help="End once every interval is within so many percent, such as 3%; looked at after some "
+        "blocks, so that its level holds.",
+        metavar="PERCENT",
+    ),
+]
+UntilMetric = Annotated[
+    str | None, typer.Option(help="The metric whose intervals --until is about; else all primary.")
+]

@@ -1,0 +1,175 @@
+"""When a campaign has measured enough: its intervals are as narrow as was asked for. Pure but once.
+
+A campaign with ``until_pct`` is looked at after some of its blocks (``sequential``), each time at a
+level of confidence that leaves the campaign's own to all looks together. It ends at the first look
+at which half of every interval that counts is no wider than was asked. Whether an interval is
+narrow says nothing of where it lies, so nobody stops because a result is to his taste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ebpfperf import compare, estimates, metrics, power, sequential, tables
+from ebpfperf.model import Campaign, Path
+from ebpfperf.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Half the interval of one effect, percent of the baseline; infinite where there is none."""
+
+    metric: str
+    flow: str
+    treatment: str
+    half_pct: float
+
+    def __str__(self) -> str:
+        label = metrics.metric(self.metric).label
+        return f"{label} of {self.flow} under {self.treatment} {tables.detectable(self.half_pct)}"
+
+
+def looks(campaign: Campaign) -> tuple[int, ...]:
+    """After how many blocks a campaign may end; the last is its number of blocks."""
+    return sequential.looks(campaign.blocks, level=campaign.level)
+
+
+def widths(trials: pd.DataFrame, campaign: Campaign) -> tuple[Width, ...]:
+    """Half of each interval that counts, as of now: between pods where the campaign has such flows.
+
+    Counted are the metrics that a report leads with, or the campaign's ``until_metric``.
+    """
+    found = compare.effects(trials, campaign)
+    counted = [campaign.until_metric] if campaign.until_metric else list(metrics.HEADLINE)
+    kept = found[found["metric"].isin(counted) & found["flow"].isin(_asked(campaign))]
+    return tuple(
+        Width(
+            row["metric"],
+            row["flow"],
+            row["treatment"],
+            np.inf
+            if pd.isna(row["low"])
+            else float(100 * np.expm1(np.log(row["high"] / row["low"]) / 2)),
+        )
+        for row in kept.to_dict("records")
+    )
+
+
+def too_wide(trials: pd.DataFrame, campaign: Campaign) -> tuple[Width, ...]:
+    """The intervals wider than the campaign asks for, as of now; ValueError where it asks none."""
+    if campaign.until_pct is None:
+        raise ValueError(f"campaign {campaign.name} has no until_pct")
+    found = widths(trials, campaign)
+    return tuple(width for width in found if not width.half_pct <= campaign.until_pct)
+
+
+class Ending:
+    """Asked before every trial whether the campaign ends here: stopped, or enough measured.
+
+    Parameters
+    ----------
+    stop
+        Whether somebody wants it to end in any case.
+    say
+        Told in a sentence what a look has shown.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._store, self._stop, self._say = store, stop, say
+        self._looked: set[int] = set()
+
+    def __call__(self) -> bool:
+        """Whether to end now; looks at what was measured where a look is due."""
+        if self._stop():
+            return True
+        campaign = self._store.campaign
+        if campaign.until_pct is None:
+            return False
+        blocks, part = divmod(len(self._store.completed()), campaign.trials_per_block)
+        due = not part and blocks in looks(campaign)[:-1] and blocks not in self._looked
+        if not due:
+            return False
+        self._looked.add(blocks)
+        trials = self._store.frame("trials")
+        seen = replace(campaign, ended_after=blocks)
+        wide = too_wide(trials, seen)
+        if not wide and widths(trials, seen):
+            self._store.end_after(blocks)
+            self._say(
+                f"Ended after {blocks} of {campaign.blocks} blocks: every interval is within "
+                f"±{campaign.until_pct:g} %."
+            )
+            return True
+        widest = max(wide, key=lambda width: width.half_pct, default=None)
+        self._say(
+            f"After {blocks} of {campaign.blocks} blocks {len(wide)} intervals are wider than "
+            f"±{campaign.until_pct:g} %; the widest: {widest or UNSEEN}."
+        )
+        return False
+
+
+UNSEEN = "none has a number yet"
+
+
+def asked_for(trials: pd.DataFrame, ran: Campaign, campaign: Campaign) -> tuple[str, ...]:
+    """How many blocks a campaign needs at the noise of one that ran, in sentences by metric.
+
+    Parameters
+    ----------
+    trials, ran
+        The trials frame and campaign that tell the noise.
+    campaign
+        What is planned: its flows and treatments of the same names are looked at, for intervals as
+        narrow as its ``until_pct``, or else as its margin.
+    """
+    half_pct = campaign.until_pct or campaign.margin_pct
+    level = campaign.level
+    watched = compare.watched(trials, ran)
+    said = []
+    for name in [campaign.until_metric] if campaign.until_metric else metrics.HEADLINE:
+        needed: dict[str, int] = {}
+        for flow in campaign.flows:
+            if flow.name not in _asked(campaign) or name not in watched:
+                continue
+            if not metrics.metric(name).of(flow.load):
+                continue
+            table = estimates.paired(watched, flow=flow.name, metric=name)
+            for treatment in campaign.treatments:
+                if treatment.name == campaign.baseline or treatment.name not in table:
+                    continue
+                if campaign.baseline not in table:
+                    continue
+                logs = estimates.logs(table, replace(campaign, design=ran.design), treatment.name)
+                if not logs.paired:
+                    continue
+                found = power.blocks_needed(logs.ratios, half_width_pct=half_pct, level=level)
+                if found is not None:
+                    needed[flow.name] = max(found, needed.get(flow.name, 0))
+        said += [
+            f"{metrics.metric(name).label} of {flow}: about {count} blocks for intervals within "
+            f"±{half_pct:g} %."
+            if count <= MANY_BLOCKS
+            else f"{metrics.metric(name).label} of {flow}: more than {MANY_BLOCKS} blocks for "
+            f"intervals within ±{half_pct:g} %; lengthen its trials or quieten the nodes first."
+            for flow, count in needed.items()
+        ]
+    return tuple(said)
+
+
+MANY_BLOCKS = 200
+
+
+def _asked(campaign: Campaign) -> list[str]:
+    """Flows that are the question: not those between hosts, unless there is no other."""
+    hosts = [flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST]
+    return [flow.name for flow in campaign.flows if flow.name not in hosts] or hosts
