@@ -29,7 +29,6 @@ FILES: Mapping[str, tuple[str, str]] = {
     "/proc/sys/kernel/osrelease": ("kernel", ""),
     "/proc/sys/kernel/version": ("kernel_build", ""),
     "/proc/cmdline": ("kernel_cmdline", ""),
-    "/sys/devices/system/clocksource/clocksource0/current_clocksource": ("clocksource", ""),
     "/sys/kernel/mm/transparent_hugepage/enabled": ("transparent_hugepage", "not in this kernel"),
     "/sys/kernel/debug/sched/preempt": ("preemption", ""),
     f"{CPU}/online": ("cpu_online", ""),
