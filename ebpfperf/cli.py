@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands import campaigns, clusters, imports, reports
+from ebpfperf.commands import campaigns, clusters, comparisons, imports, reports
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.cli import app as lab
 
@@ -32,7 +32,7 @@ for command in (
     campaigns.restore,
     clusters.nodes,
     clusters.facts,
-    reports.compare,
+    comparisons.compare,
     reports.report,
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands about results: compare, report."""
+"""Commands about results: report."""
 
 from __future__ import annotations
 
@@ -8,42 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands.options import (
-    Folder,
-    Json,
-)
+from ebpfperf.commands.options import Json
 from ebpfperf.errors import InputError
-
-
-def compare(directory: Folder, json: Json = False) -> None:
-    """Show each treatment against the baseline, with intervals and verdicts."""
-    from ebpfperf import compare as comparing
-    from ebpfperf import expectations, findings, tables
-    from ebpfperf.store import Store
-
-    store = Store.open(directory)
-    trials, stored_facts = store.frame("trials"), store.frame("facts")
-    effects = comparing.effects(trials, store.campaign, facts=stored_facts)
-    expected = expectations.judged(effects, trials, facts=stored_facts, campaign=store.campaign)
-    if json:
-        added = expected[["expected", "why", "source", "agreement"]]
-        both = effects.assign(**{str(name): added[name] for name in added})
-        printing.as_json([printing.record(row) for row in both.to_dict("records")])
-        return
-    for text in findings.notice(stored_facts).items:
-        printing.sentence(text)
-    shown = tables.effects(effects, store.campaign)
-    printing.table(
-        [str(name) for name in shown.frame.columns],
-        shown.frame.itertuples(index=False, name=None),
-        title=shown.caption,
-        numeric=shown.numeric,
-        empty="No effects: there are no usable trials of the baseline and a treatment yet.",
-    )
-    for number, note in enumerate(shown.notes):
-        printing.sentence(f"({chr(ord('a') + number)}) {note}")
-    for text in findings.agreement(expected).items:
-        printing.sentence(text)
 
 
 def report(

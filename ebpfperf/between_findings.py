@@ -1,0 +1,121 @@
+"""What must be minded when two campaigns are compared, as sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ebpfperf import judging, metrics, tables
+from ebpfperf.between import Pair, Side, left_out
+from ebpfperf.model import Path
+
+_OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
+_NAMES_SHOWN = 3
+
+
+def sentences(
+    before: Side, after: Side, effects: pd.DataFrame, *, paired: Sequence[Pair]
+) -> tuple[str, ...]:
+    """What a reader must know beside the verdicts, what matters most first."""
+    return (
+        *_same_trials(before, after),
+        *_underlay(before, after, effects, paired),
+        *_unpaired_baselines(before, after, paired),
+        *left_out(before.campaign, after.campaign, paired=paired),
+        "Intervals cover how trials differ within a campaign, not how a campaign differs from its "
+        "repetition on another day: two campaigns before the change show that.",
+    )
+
+
+def marks(*, accepted: str | None, unexpected: Collection[str]) -> tuple[str, ...]:
+    """Short phrases that every verdict carries: why it is not to be relied on as it stands."""
+    found = []
+    if accepted is not None:
+        found.append(f"accepted: {accepted.replace(';', ',')}")
+    names = list(dict.fromkeys(unexpected))
+    if names:
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        found.append(f"differs besides: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    return tuple(found)
+
+
+def marked(effects: pd.DataFrame, found: Sequence[str]) -> pd.DataFrame:
+    """The effects, each with these marks besides its own."""
+    return effects.assign(
+        marks=["; ".join([*filter(None, cell.split("; ")), *found]) for cell in effects["marks"]]
+    )
+
+
+def unmet(expected: Sequence[str], *, differing: Collection[str]) -> tuple[str, ...]:
+    """A sentence on each condition that was to differ and does not."""
+    return tuple(
+        f"{name} was expected to differ, and no difference of that name was seen."
+        for name in expected
+        if name not in differing
+    )
+
+
+def _same_trials(before: Side, after: Side) -> tuple[str, ...]:
+    numbers = [name for name in metrics.HEADLINE if name in before.good and name in after.good]
+    same = len(before.good.merge(after.good, on=["trial_id", "start_utc", *numbers]))
+    if not same:
+        return ()
+    return (
+        f"{same} of the {len(before.good)} good trials before are trials of the campaign after, "
+        "too: they are compared with themselves.",
+    )
+
+
+def _underlay(
+    before: Side, after: Side, effects: pd.DataFrame, paired: Sequence[Pair]
+) -> tuple[str, ...]:
+    """What moved where no overlay is in the way: it moves everything."""
+    kept = effects["metric"].isin(_OF_THE_UNDERLAY)
+    rows = effects[kept & effects["path"].eq(Path.HOST_HOST.value)]
+    if len(rows):
+        off = rows[rows["verdict"].isin(judging.ESTABLISHED)]
+        if len(off):
+            told = "; ".join(map(_moved, off.to_dict("records")))
+            return (
+                f"Between hosts, where no overlay is in the way, it moved, too: {told}. Look at "
+                "the machines and the network between them, not at Calico; what treatments cost "
+                "against the baseline is free of it.",
+            )
+        if rows["verdict"].eq(judging.EQUIVALENT).all():
+            return ("Between hosts, where no overlay is in the way, nothing moved: equivalent.",)
+        seen = rows["detectable_pct"]
+        why = (
+            "too few trials" if seen.isna().any() else f"detectable {tables.detectable(seen.max())}"
+        )
+        return (
+            f"Between hosts, where no overlay is in the way, no change was established ({why}).",
+        )
+    said = ["No host-host flow is in both campaigns: whether the underlay moved is not known."]
+    bases = Pair(before.campaign.baseline, after.campaign.baseline)
+    shared = effects[kept & effects["treatment"].eq(bases.name) & effects["primary"]]
+    off = shared[shared["verdict"].isin(judging.ESTABLISHED)]
+    if bases in paired and len(off):
+        told = "; ".join(map(_moved, off.to_dict("records")))
+        said.append(
+            f"The baseline itself moved: {told}. What moves every treatment alike cancels in their "
+            "cost against it."
+        )
+    return tuple(said)
+
+
+def _moved(row: Mapping[Hashable, Any]) -> str:
+    label = metrics.metric(str(row["metric"])).label
+    change = tables.estimated(row["ratio"], row["low"], row["high"], show=tables.percent)
+    return f"{label} of {row['flow']} under {row['treatment']} {change}, {row['verdict']}"
+
+
+def _unpaired_baselines(before: Side, after: Side, paired: Sequence[Pair]) -> tuple[str, ...]:
+    one, other = before.campaign, after.campaign
+    if Pair(one.baseline, other.baseline) not in paired:
+        return (
+            f"The baselines are not compared with each other ({one.baseline} before, "
+            f"{other.baseline} after), so that what treatments cost against them is not, either.",
+        )
+    return ()
