@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import simulated
@@ -81,29 +82,26 @@ def verdict_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
     }
 
 
-def shift_rates(kind: str, sizes: tuple[int, int], *, campaigns: int) -> dict[str, Rate]:
-    """As ``verdict_rates``, of two campaigns one after the other that are compared trial by trial.
+def level_rates(kind: str, sizes: tuple[int, int], *, campaigns: int) -> dict[str, Rate]:
+    """As ``verdict_rates``, of the trials of one arm in two campaigns, one after the other.
 
-    Their trials are next to each other in time only within a campaign: noise that lasts from trial
-    to trial is not independent from observation to observation here, and no order cancels it.
+    Successive trials stand in one sample here: noise that lasts from trial to trial makes them
+    alike, and no order cancels it.
     """
     # Not Python's hash, which differs from process to process.
     random = np.random.default_rng([2, zlib.crc32(kind.encode()), *sizes])
-    first, second = (
-        NOISE * simulated.noise(kind, random, campaigns=campaigns, trials=size) for size in sizes
+    return _of_two_samples(
+        *(NOISE * simulated.noise(kind, random, campaigns=campaigns, trials=n) for n in sizes)
     )
-    low, high, width = np.empty((3, campaigns))
-    stated = np.empty(campaigns)
-    for at, (one, other) in enumerate(zip(first, second, strict=True)):
-        found = intervals.shift_interval(one, other, level=LEVEL)
-        assert found is not None
-        low[at], high[at], width[at] = found.low, found.high, found.high - found.low
-        stated[at] = power.detectable_shift(one, other, level=LEVEL)
-    return {
-        "false alarms": Rate.of((low > 0) | (high < 0)),
-        "power": _detected(low, stated),
-        "power at half the interval": _detected(low, width / 2),
-    }
+
+
+def cost_rates(kind: str, sizes: tuple[int, int], *, campaigns: int) -> dict[str, Rate]:
+    """As ``verdict_rates``, of what a treatment costs in two campaigns: ratios, paired by block."""
+    ratios = []
+    for seed, blocks in enumerate(sizes, 8):
+        logs = NOISE * simulated.arms(kind, campaigns=campaigns, blocks=blocks, seed=seed)
+        ratios.append(logs[..., CHANGED] - logs[..., BASELINE])
+    return _of_two_samples(*ratios)
 
 
 def sequential_rates(kind: str, *, campaigns: int) -> dict[str, Rate]:
@@ -125,7 +123,7 @@ def sequential_rates(kind: str, *, campaigns: int) -> dict[str, Rate]:
             ("unspent", aa, LEVEL),
         ):
             found[name].append(
-                _bounds(rows[:, :n], lambda row, at=level: intervals.paired_interval(row, level=at))
+                _bounds(rows[:, :n], partial(intervals.paired_interval, level=level))
             )
     low, high = (np.array(side) for side in zip(*found["aa"], strict=True))
     narrow = np.expm1((high - low) / 2) <= UNTIL_PCT / 100
@@ -211,6 +209,18 @@ def _bounds(rows: Floats, rule: Callable[[Floats], Interval | None]) -> Bounds:
         assert found is not None
         low[at], high[at] = found.low, found.high
     return low, high
+
+
+def _of_two_samples(first: Floats, second: Floats) -> dict[str, Rate]:
+    pairs = list(zip(first, second, strict=True))
+    found = [intervals.shift_interval(one, other, level=LEVEL) for one, other in pairs]
+    low, high = np.array([(one.low, one.high) for one in found if one is not None]).T
+    stated = [power.detectable_shift(one, other, level=LEVEL) for one, other in pairs]
+    return {
+        "false alarms": Rate.of((low > 0) | (high < 0)),
+        "power": _detected(low, np.array(stated)),
+        "power at half the interval": _detected(low, (high - low) / 2),
+    }
 
 
 def _detected(low: Floats, effects: Floats) -> Rate:

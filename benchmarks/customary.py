@@ -32,7 +32,8 @@ _WITHIN = math.sqrt(INTERVALS) / 3
 def one_run_each(kind: str, random: np.random.Generator, *, campaigns: int) -> Alarms:
     """One run of A, one run of B; more than the noise's 5 % apart is a difference."""
     series = noise(kind, random, campaigns=campaigns, trials=2)
-    return np.abs(series[:, 1] - series[:, 0]) > 1
+    apart: Alarms = np.abs(series[:, 1] - series[:, 0]) > 1
+    return apart
 
 
 def welch_on_intervals(kind: str, random: np.random.Generator, *, campaigns: int) -> Alarms:
@@ -45,13 +46,15 @@ def welch_on_intervals(kind: str, random: np.random.Generator, *, campaigns: int
 def three_by_eye(kind: str, random: np.random.Generator, *, campaigns: int) -> Alarms:
     """Three runs of A, then three of B; a difference where the ranges do not meet."""
     a, b = _one_after_the_other(kind, random, campaigns=campaigns, runs=3)
-    return (a.max(axis=1) < b.min(axis=1)) | (b.max(axis=1) < a.min(axis=1))
+    apart: Alarms = (a.max(axis=1) < b.min(axis=1)) | (b.max(axis=1) < a.min(axis=1))
+    return apart
 
 
 def three_by_means(kind: str, random: np.random.Generator, *, campaigns: int) -> Alarms:
     """Three runs of A, then three of B; means more than 5 % of noise apart are a difference."""
     a, b = _one_after_the_other(kind, random, campaigns=campaigns, runs=3)
-    return np.abs(a.mean(axis=1) - b.mean(axis=1)) > 1
+    apart: Alarms = np.abs(a.mean(axis=1) - b.mean(axis=1)) > 1
+    return apart
 
 
 def three_by_t(kind: str, random: np.random.Generator, *, campaigns: int) -> Alarms:
@@ -99,4 +102,5 @@ def _welch(a: Floats, b: Floats) -> Alarms:
     df = (errors[0] + errors[1]) ** 2 / ((errors[0] ** 2 + errors[1] ** 2) / size)
     # Whole degrees of freedom, rounded down, as in printed tables: never an alarm too many.
     limits = np.array([student.quantile(0.975, max(1, int(one))) for one in df])
-    return np.abs(t) > limits
+    rejected: Alarms = np.abs(t) > limits
+    return rejected

@@ -24,6 +24,7 @@ RECORDED = Path(__file__).parent / "noise"
 KINDS = ("normal", "skewed", "drifting", "autocorrelated", "bimodal", "recorded")
 BASELINE, AGAIN, CHANGED = range(3)
 ARMS = 3
+MOST_BLOCKS = 20
 
 # Recorded noise is replayed in runs of about so many successive trials.
 _RUN_LENGTH = 6
@@ -43,11 +44,14 @@ def campaign(seed: int, *, blocks: int) -> Campaign:
 
 
 @cache
-def orders(campaigns: int, blocks: int) -> NDArray[np.int64]:
-    """Places in the order, by campaign, block and arm (``BASELINE``, ``AGAIN``, ``CHANGED``)."""
-    places = np.empty((campaigns, blocks, ARMS), dtype=np.int64)
+def orders(campaigns: int) -> NDArray[np.int64]:
+    """Places in the order, by campaign, block and arm (``BASELINE``, ``AGAIN``, ``CHANGED``).
+
+    Of the longest campaigns: shorter ones are their beginnings.
+    """
+    places = np.empty((campaigns, MOST_BLOCKS, ARMS), dtype=np.int64)
     for seed in range(campaigns):
-        for trial in plan.schedule(campaign(seed, blocks=blocks)):
+        for trial in plan.schedule(campaign(seed, blocks=MOST_BLOCKS)):
             changed = trial.treatment.name != "none"
             arm = CHANGED if changed else AGAIN if trial.role is Role.AGAIN else BASELINE
             places[seed, trial.block, arm] = trial.order
@@ -91,7 +95,7 @@ def arms(kind: str, *, campaigns: int, blocks: int, seed: int = 0) -> Floats:
     """Logs by campaign, block and arm, without any effect."""
     random = np.random.default_rng([seed, KINDS.index(kind)])
     series = noise(kind, random, campaigns=campaigns, trials=blocks * ARMS)
-    flat = orders(campaigns, blocks).reshape(campaigns, -1)
+    flat = orders(campaigns)[:, :blocks].reshape(campaigns, -1)
     return np.take_along_axis(series, flat, axis=1).reshape(campaigns, blocks, ARMS)
 
 
