@@ -110,15 +110,13 @@ def udp_datagram(
     room = (mtu_bytes - IPV4_BYTES) // _FRAGMENT_UNIT_BYTES * _FRAGMENT_UNIT_BYTES
     if room <= 0:
         raise ValueError(f"an MTU of {mtu_bytes} bytes holds no fragment")
-    left = _positive(payload_bytes) + UDP_BYTES
-    fragments = [left]
-    if IPV4_BYTES + left > mtu_bytes:
-        # All but the last are as large as the unit allows; the last may fill the MTU.
-        whole, rest = divmod(left, room)
-        fragments = [room] * whole + ([rest] if rest else [])
-    wire = sum(
-        _frame(IPV4_BYTES + size, overlay=overlay, vlan_tags=vlan_tags) for size in fragments
-    )
+    whole, last = 0, _positive(payload_bytes) + UDP_BYTES
+    if IPV4_BYTES + last > mtu_bytes:
+        # All but the last are as large as the unit allows.
+        whole, last = divmod(last, room)
+    wire = whole * _frame(IPV4_BYTES + room, overlay=overlay, vlan_tags=vlan_tags)
+    if last:
+        wire += _frame(IPV4_BYTES + last, overlay=overlay, vlan_tags=vlan_tags)
     return OnWire(payload_bytes, wire)
 
 

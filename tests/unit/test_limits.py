@@ -1,0 +1,694 @@
+"""What limited a trial: examples with known answers, limits at their edges, and what never holds.
+
+The 40 Gbit/s numbers are of github.com/InfraBuilder/benchmark-k8s-cni-2024-01: three runs an arm.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import CAMPAIGN, facts, facts_frame, failed, results, trials_frame
+
+from ebpfperf import frames, limits, limits_reading
+from ebpfperf.limits_reading import Read
+from ebpfperf.limits_rules import RULES, Held, Limiter, judge
+from ebpfperf.limits_seen import End, Seen
+from ebpfperf.model import (
+    Campaign,
+    ClusterRef,
+    Direction,
+    Flow,
+    Overlay,
+    Path,
+    Role,
+    Scope,
+    Treatment,
+)
+
+SENDER, RECEIVER = End("the sender", "node-1"), End("the receiver", "node-2")
+NONE, VXLAN = Treatment("none", Overlay.NONE), Treatment("vxlan", Overlay.VXLAN)
+TCP = Flow("tcp", Path.POD_POD, "tcp", duration_s=10)
+
+
+def seen(*, sender: Sequence[float] = (), receiver: Sequence[float] = (), **numbers: Any) -> Seen:
+    """A bulk TCP trial of which nothing is known but what is given; CPU as (process, core)."""
+    given: dict[str, Any] = {"load": "tcp", "threads": 1, **numbers}
+    return Seen(
+        sender=End(SENDER.name, SENDER.node, *sender),
+        receiver=End(RECEIVER.name, RECEIVER.node, *receiver),
+        **given,
+    )
+
+
+def first(one: Seen) -> Held:
+    return judge(one)[0]
+
+
+EXAMPLES = {
+    "link": (
+        seen(received_bits_per_s=39.0e9, ceiling_bits_per_s=39.7e9, link_bits_per_s=40e9),
+        "link: 39 Gbit/s received is 98.2 % of the 39.7 Gbit/s that headers leave of a "
+        "40 Gbit/s link",
+    ),
+    "receiver core": (
+        seen(receiver=(97.0, 98.0), streams=8, iperf3="3.12", received_bits_per_s=9e9),
+        "receiver core: iperf3 at the receiver used 97 % of one core (iperf3 3.12 is one thread "
+        "for all streams) and the busiest core of node-2 was 98 % busy",
+    ),
+    "sender core": (
+        seen(sender=(760.0,), streams=8, threads=8, iperf3="3.16", received_bits_per_s=9e9),
+        "sender core: iperf3 at the sender used 760 % of one core (iperf3 3.16 has 8 threads, "
+        "one a stream)",
+    ),
+    "window": (
+        seen(
+            received_bits_per_s=2.01e9,
+            peer_window_bytes=3.1e6,
+            cwnd_bytes=4e6,
+            rtt_ns=12e6,
+            base_rtt_ns=11e6,
+        ),
+        "window: 3,100,000 bytes in flight (the receiver's window) at a round trip of 12 ms is "
+        "2.07 Gbit/s, measured 2.01 Gbit/s; the round trip without load is 11 ms",
+    ),
+    "provider cap": (
+        seen(
+            sender=(30.0, 41.0),
+            receiver=(50.0,),
+            received_bits_per_s=4.97e9,
+            ceiling_bits_per_s=9.41e9,
+            link_bits_per_s=10e9,
+            variation_pct=0.4,
+            intervals=10,
+            retransmitted_pct=0.0,
+        ),
+        "provider cap: 10 intervals steady within 0.40 % (standard deviation) at 4.97 Gbit/s, "
+        "with the busiest core of node-1 41 % busy, iperf3 at the receiver using 50 % of a core "
+        "and 0 % of the segments sent again",
+    ),
+    "loss": (
+        seen(
+            received_bits_per_s=100e6,
+            retransmitted_pct=0.5,
+            segment_bytes=1448,
+            rtt_ns=2e6,
+        ),
+        "loss: 0.50 % of the segments were sent again; at a round trip of 2 ms Mathis's formula "
+        "gives 100 Mbit/s, measured 100 Mbit/s",
+    ),
+    "paced": (
+        seen(load="udp", transport="udp", pace_bits_per_s=500e6, received_bits_per_s=499e6),
+        "paced: 499 Mbit/s received is 99.8 % of the 500 Mbit/s that the flow asks for",
+    ),
+    "latency-bound": (
+        seen(load="request-response", requests_per_s=25_000.0, request_rtt_ns=38_000.0),
+        "latency-bound: one request is in flight at a time, and at a round trip of 38 µs (median) "
+        "that is 26,316 requests/s; measured 25,000",
+    ),
+    "lab's shared CPU": (
+        seen(shared_kernel=True, busy_pct=97.0, sender=(99.0, 100.0), received_bits_per_s=9e9),
+        "lab's shared CPU: the nodes share one kernel, whose processors were 97 % busy",
+    ),
+    "headers/MTU": (
+        seen(received_bits_per_s=9e9, packet_bytes=1450.0, path_mtu_bytes=9000.0),
+        "headers/MTU: packets hold 1,450 bytes, 16.1 % of the 9,000 that the NIC's MTU allows",
+    ),
+    "unknown": (
+        seen(
+            received_bits_per_s=4.2e9,
+            ceiling_bits_per_s=9.41e9,
+            link_bits_per_s=10e9,
+            sender=(40.0,),
+            segment_bytes=1448.0,
+            retransmitted_pct=0.0,
+            path_mtu_bytes=1500.0,
+        ),
+        "unknown: no limit shows at 4.20 Gbit/s; 44.6 % of what headers leave of the link; iperf3 "
+        "at the sender used 40 % of a core; not known: the receiver's CPU, the round trip, "
+        "windows, rates of 5 intervals",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_evidence_is_a_sentence_with_its_numbers(name: str) -> None:
+    one, sentence = EXAMPLES[name]
+    assert (first(one).limiter.value, first(one).sentence) == (name, sentence)
+
+
+def test_every_limiter_has_an_example_and_a_rule() -> None:
+    assert set(EXAMPLES) == set(Limiter)
+    assert {rule.limiter for rule in RULES} | {Limiter.UNKNOWN} == set(Limiter)
+    assert [rule.limiter for rule in RULES] == [one for one in Limiter if one != Limiter.UNKNOWN]
+
+
+EDGES: list[tuple[Limiter, Seen, str, float, float]] = [
+    (Limiter.LINK, EXAMPLES["link"][0], "received_bits_per_s", 0.9501 * 39.7e9, 0.9499 * 39.7e9),
+    (Limiter.LINK, EXAMPLES["link"][0], "received_bits_per_s", 1.0199 * 39.7e9, 1.0201 * 39.7e9),
+    (Limiter.PACED, EXAMPLES["paced"][0], "received_bits_per_s", 485.1e6, 484.9e6),
+    (Limiter.SHARED_CPU, EXAMPLES["lab's shared CPU"][0], "busy_pct", 90.0, 89.99),
+    (Limiter.LOSS, EXAMPLES["loss"][0], "retransmitted_pct", 0.1, 0.0999),
+    (Limiter.CAP, EXAMPLES["provider cap"][0], "variation_pct", 1.0, 1.001),
+    (Limiter.CAP, EXAMPLES["provider cap"][0], "intervals", 5, 4),
+    (Limiter.CAP, EXAMPLES["provider cap"][0], "retransmitted_pct", 0.099, 0.1),
+    (Limiter.WINDOW, EXAMPLES["window"][0], "base_rtt_ns", 8.1e6, 7.9e6),
+    (Limiter.WINDOW, EXAMPLES["window"][0], "rtt_ns", 14.8e6, 14.9e6),
+    (Limiter.HEADERS, EXAMPLES["headers/MTU"][0], "packet_bytes", 8099.0, 8100.0),
+]
+
+
+@pytest.mark.parametrize(("limiter", "one", "field", "inside", "outside"), EDGES)
+def test_a_limit_holds_up_to_its_edge(
+    limiter: Limiter, one: Seen, field: str, inside: float, outside: float
+) -> None:
+    assert limiter in {held.limiter for held in judge(replace(one, **{field: inside}))}
+    assert limiter not in {held.limiter for held in judge(replace(one, **{field: outside}))}
+
+
+@pytest.mark.parametrize(("process", "core", "full"), [
+    (90.0, math.nan, True), (89.9, math.nan, False), (10.0, 90.0, True), (10.0, 89.9, False),
+])  # fmt: skip
+def test_a_core_is_full_by_the_process_or_by_the_busiest_core(
+    process: float, core: float, full: bool
+) -> None:
+    for side, limiter in (("sender", Limiter.SENDER_CORE), ("receiver", Limiter.RECEIVER_CORE)):
+        found = first(seen(received_bits_per_s=9e9, **{side: (process, core)}))
+        assert (found.limiter is limiter) is full
+
+
+def test_threads_divide_what_a_process_used() -> None:
+    """760 % are eight full threads, or (before 3.16) more than one thread can use."""
+    many = seen(sender=(400.0,), streams=8, received_bits_per_s=9e9)
+    assert first(replace(many, threads=8)).limiter is Limiter.UNKNOWN
+    assert first(replace(many, threads=4)).limiter is Limiter.SENDER_CORE
+    one = seen(sender=(95.0,), streams=8, received_bits_per_s=9e9)
+    assert first(replace(one, threads=1)).limiter is Limiter.SENDER_CORE
+    unsure = first(replace(one, threads=None))
+    assert unsure.limiter is Limiter.UNKNOWN
+    assert "iperf3's release" in unsure.evidence
+
+
+def test_the_fuller_core_comes_first_and_the_other_is_listed() -> None:
+    both = judge(seen(sender=(93.0,), receiver=(97.0,), received_bits_per_s=9e9))
+    assert [held.limiter for held in both] == [Limiter.RECEIVER_CORE, Limiter.SENDER_CORE]
+    both = judge(seen(sender=(97.0,), receiver=(93.0,), received_bits_per_s=9e9))
+    assert [held.limiter for held in both] == [Limiter.SENDER_CORE, Limiter.RECEIVER_CORE]
+
+
+def test_on_a_shared_kernel_no_core_is_one_ends() -> None:
+    one = seen(shared_kernel=True, sender=(50.0, 99.0), receiver=(40.0, 99.0), busy_pct=60.0)
+    assert first(one).limiter is Limiter.UNKNOWN
+    one = seen(shared_kernel=True, sender=(95.0, 99.0), receiver=(40.0, 99.0), busy_pct=60.0)
+    assert first(one).limiter is Limiter.SENDER_CORE
+    assert "busiest core" not in first(one).evidence
+
+
+def test_what_is_shown_comes_before_what_is_suggested() -> None:
+    window = EXAMPLES["window"][0]
+    assert [held.sure for held in judge(window)] == [True]
+    unsure = replace(window, base_rtt_ns=math.nan)
+    assert [held.sure for held in judge(unsure)] == [False]
+    assert "a queue would look the same" in first(unsure).evidence
+    idle = {"sender": replace(SENDER, core_pct=40.0), "receiver": replace(RECEIVER, core_pct=40.0)}
+    steady = {"variation_pct": 0.2, "intervals": 8, "retransmitted_pct": 0.0, **idle}
+    assert [held.limiter for held in judge(replace(unsure, **steady))] == ["provider cap", "window"]
+    assert [held.limiter for held in judge(replace(window, **steady))] == ["window", "provider cap"]
+
+
+def test_a_window_that_losses_keep_small_is_not_the_limit() -> None:
+    lossy = replace(EXAMPLES["window"][0], cwnd_bytes=3e6, retransmitted_pct=0.2)
+    assert [held.limiter for held in judge(lossy)] == [Limiter.LOSS]
+    clean = replace(lossy, retransmitted_pct=0.0)
+    assert first(clean).limiter is Limiter.WINDOW
+    assert "the sender's window" in first(clean).evidence
+
+
+def test_a_virtual_link_limits_nothing() -> None:
+    one = replace(EXAMPLES["link"][0], link_is_virtual=True)
+    assert first(one).limiter is Limiter.UNKNOWN
+    assert "the link's speed" not in first(one).evidence
+
+
+# ------------------------------------------------------------------ frames
+
+
+def campaign(
+    *flows: Flow, treatments: Sequence[Treatment] = (NONE, VXLAN), **fields: Any
+) -> Campaign:
+    return Campaign("c", 1, 3, treatments[0].name, tuple(treatments), flows or (TCP,), **fields)
+
+
+def trials(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Trials of ``tcp`` under ``none``, with the numbers given; all columns of the contract."""
+    made = [
+        {
+            "trial_id": f"t{number}", "block": number, "order": number, "flow": "tcp",
+            "treatment": "none", "status": "ok", "reason": "", "role": Role.COMPARED.value, **row,
+        }
+        for number, row in enumerate(rows)
+    ]  # fmt: skip
+    return pd.DataFrame(made).reindex(columns=list(frames.COLUMNS["trials"]))
+
+
+def known(*rows: tuple[str, str, str], trial_id: str | None = None) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(trial_id, *row) for row in rows], columns=["trial_id", "node", "name", "value"]
+    ).astype({"trial_id": "str", "node": "str", "name": "str", "value": "str"})
+
+
+NOTHING = known()
+
+
+def rates(trial_id: str, values: Iterable[float], **fields: Any) -> pd.DataFrame:
+    rows = [
+        {
+            "campaign": "c", "trial_id": trial_id, "source": "iperf3", "endpoint": "client",
+            "metric": "sent_bits_per_s", "unit": "bit/s", "t_s": float(t), "value": value,
+            "phase": "measure", **fields,
+        }
+        for t, value in enumerate(values)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def read_one(
+    row: dict[str, Any],
+    told: pd.DataFrame = NOTHING,
+    of: Campaign | None = None,
+    samples: pd.DataFrame | None = None,
+) -> Read:
+    samples = frames.empty("samples") if samples is None else samples
+    (found,) = limits_reading.read(trials(row), samples, told, of or campaign())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("direction", "sender", "receiver"),
+    [
+        (Direction.FORWARD, ("the sender", "n1", 70.0, 11.0), ("the receiver", "n2", 80.0, 22.0)),
+        (Direction.REVERSE, ("the sender", "n2", 70.0, 22.0), ("the receiver", "n1", 80.0, 11.0)),
+        (Direction.BIDIR, ("the client", "n1", 70.0, 11.0), ("the server", "n2", 80.0, 22.0)),
+    ],
+)
+def test_the_direction_says_whose_node_sends(
+    direction: Direction, sender: tuple[Any, ...], receiver: tuple[Any, ...]
+) -> None:
+    row = {"sender_cpu_pct": 70.0, "receiver_cpu_pct": 80.0,
+           "client_busiest_core_pct": 11.0, "server_busiest_core_pct": 22.0}  # fmt: skip
+    of = campaign(
+        replace(TCP, direction=direction), cluster=ClusterRef(client_node="n1", server_node="n2")
+    )
+    found = read_one(row, of=of).seen
+    assert (found.sender, found.receiver) == (End(*sender), End(*receiver))
+
+
+def test_the_ceiling_is_of_the_trials_own_segment_overlay_and_link() -> None:
+    told = known(("node-1", "nic_speed", "10000"), ("node-2", "nic_speed", "10000"))
+    row = {"received_bits_per_s": 9e9, "mss_bytes": 1398.0, "treatment": "vxlan"}
+    assert read_one(row, told).seen.ceiling_bits_per_s == pytest.approx(9.09e9, abs=6e6)
+    row = {"received_bits_per_s": 9e9, "mtu_bytes": 1500.0}
+    assert read_one(row, told).seen.ceiling_bits_per_s == pytest.approx(9.41e9, abs=6e6)
+    both = campaign(replace(TCP, direction=Direction.BIDIR))
+    assert read_one(row, told, both).seen.ceiling_bits_per_s == pytest.approx(18.83e9, abs=6e6)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "flow", "captured", "added"),
+    [
+        (VXLAN, TCP, None, 50),
+        (VXLAN, TCP, "none", 0),
+        (VXLAN, TCP, "ipip", 20),
+        (VXLAN, TCP, "mixed", 50),
+        (VXLAN, TCP, "UNKNOWN: tcpdump is not installed", 50),
+        (VXLAN, replace(TCP, path=Path.HOST_HOST), None, 0),
+        (VXLAN, replace(TCP, path=Path.NODEPORT_REMOTE), None, 0),
+        (replace(VXLAN, scope=Scope.CROSS_SUBNET), TCP, None, 0),
+        (replace(VXLAN, scope=Scope.CROSS_SUBNET), TCP, "vxlan", 50),
+        (replace(VXLAN, overlay=None), TCP, None, 0),
+    ],
+)
+def test_headers_of_the_overlay_count_where_packets_have_them(
+    treatment: Treatment, flow: Flow, captured: str | None, added: int
+) -> None:
+    told = known(("", "wire_overlay", captured), trial_id="t0") if captured else NOTHING
+    of = campaign(flow, treatments=(NONE, treatment))
+    packet = read_one({"mss_bytes": 1000.0, "treatment": "vxlan"}, told, of).packet
+    assert packet is not None
+    assert packet.wire_bytes == 1000 + 52 + 38 + added
+
+
+def test_the_segment_a_flow_asks_for_has_room_for_options() -> None:
+    of = campaign(replace(TCP, mss_bytes=1000))
+    assert read_one({"mss_bytes": 1448.0}, of=of).seen.segment_bytes == 988
+    off = known(("node-1", "tcp_timestamps", "0"))
+    assert read_one({"mss_bytes": 1460.0}, off, of).seen.segment_bytes == 1000
+    assert read_one({"mss_bytes": 536.0}, of=of).seen.segment_bytes == 536
+    stampless = read_one({"mss_bytes": 1460.0, "mtu_bytes": 1500.0}).packet
+    assert stampless is not None
+    assert stampless.wire_bytes == 1538
+
+
+def test_a_datagram_is_the_message_or_what_iperf3_chooses() -> None:
+    udp = Flow("tcp", Path.POD_POD, "udp", rate_bits_per_s=1e9, message_bytes=3000)
+    found = read_one({"mtu_bytes": 1500.0, "mss_bytes": 1448.0}, of=campaign(udp)).packet
+    assert found is not None
+    assert (found.payload_bytes, found.wire_bytes) == (3000, 3008 + 3 * (20 + 38))
+    chosen = read_one(
+        {"mtu_bytes": 1500.0, "mss_bytes": 1448.0}, of=campaign(replace(udp, message_bytes=None))
+    )
+    assert chosen.packet is not None
+    assert (chosen.packet.payload_bytes, chosen.packet.wire_bytes) == (1448, 1448 + 28 + 38)
+
+
+@pytest.mark.parametrize(
+    ("told", "virtual", "gbit"),
+    [
+        ([("node-1", "nic_speed", "40000"), ("node-2", "nic_speed", "25000")], False, 25.0),
+        ([("node-1", "nic_speed", "UNKNOWN: the driver gives none")], False, math.nan),
+        ([("node-1", "nic_speed", "0")], False, math.nan),
+        ([("", "nic_speed", "40000")], False, 40.0),
+        ([("node-1", "nic_speed", "10000"), ("node-1", "nic_kind", "veth")], True, math.nan),
+        ([("node-1", "nic_speed", "10000"), ("node-1", "nic_kind", "bond")], False, 10.0),
+        ([("node-1", "nic_speed", "10000"), ("node-1", "boot_id", "a"),
+          ("node-2", "boot_id", "a")], True, math.nan),
+        ([("node-3", "nic_speed", "1000"), ("n1", "nic_speed", "40000")], False, 40.0),
+    ],
+)  # fmt: skip
+def test_the_links_speed_is_the_slower_ends(
+    told: list[tuple[str, str, str]], virtual: bool, gbit: float
+) -> None:
+    of = campaign(cluster=ClusterRef(client_node="n1", server_node="n2"))
+    if told[0][0] in ("node-1",):
+        of = campaign()
+    found = read_one({}, known(*told), of).seen
+    assert found.link_is_virtual is virtual
+    assert found.link_bits_per_s == pytest.approx(gbit * 1e9, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("versions", "streams", "direction", "threads", "name"),
+    [
+        (["3.12", "3.12"], 8, Direction.FORWARD, 1, "3.12"),
+        (["3.16"], 8, Direction.FORWARD, 8, "3.16"),
+        (["iperf 3.17.1+"], 8, Direction.BIDIR, 16, "3.17.1+"),
+        (["3.16", "3.17"], 8, Direction.FORWARD, 8, ""),
+        (["3.12", "3.16"], 8, Direction.FORWARD, None, ""),
+        (["3.12", "3.16"], 1, Direction.FORWARD, 1, ""),
+        (["3.9"], 1, Direction.BIDIR, 1, "3.9"),
+        ([], 8, Direction.FORWARD, None, ""),
+        (["UNKNOWN: not installed"], 2, Direction.FORWARD, None, ""),
+        (["4.0"], 2, Direction.FORWARD, 2, "4.0"),
+    ],
+)
+def test_how_many_threads_a_release_of_iperf3_has(
+    versions: list[str], streams: int, direction: Direction, threads: int | None, name: str
+) -> None:
+    told = known(*((f"node-{n}", "iperf3_version", text) for n, text in enumerate(versions)))
+    found = read_one({}, told, campaign(replace(TCP, streams=streams, direction=direction))).seen
+    assert (found.threads, found.iperf3) == (threads, name)
+
+
+def test_a_trials_own_fact_counts_before_the_campaigns() -> None:
+    told = pd.concat(
+        [
+            known(("node-1", "nic_speed", "40000")),
+            known(("node-1", "nic_speed", "10000"), trial_id="t0"),
+            known(("node-1", "nic_speed", "1000"), trial_id="t1"),
+        ]
+    )
+    assert read_one({}, told).seen.link_bits_per_s == 10e9
+
+
+def test_retransmits_are_a_part_of_the_segments_sent() -> None:
+    # 10 s at 1.1584 Gbit/s are a million segments of 1448 bytes.
+    row = {"sent_bits_per_s": 1.1584e9, "mss_bytes": 1448.0, "retransmits": 1000.0}
+    assert read_one(row).seen.retransmitted_pct == pytest.approx(0.1)
+    row["retransmits"], row["tcpext_retransmits"] = math.nan, 5000.0
+    assert read_one(row).seen.retransmitted_pct == pytest.approx(0.5)
+    assert math.isnan(read_one(row | {"sent_bits_per_s": 0.0}).seen.retransmitted_pct)
+
+
+def test_steadiness_is_of_the_way_the_client_saw_and_without_warm_up() -> None:
+    samples = pd.concat(
+        [
+            rates("t0", [1e9, 1.1e9, 0.9e9, 1e9, 1e9, math.nan]),
+            rates("t0", [5e9] * 3, phase="warmup"),
+            rates("t0", [7e9, 9e9], metric="received_bits_per_s"),
+            rates("t0", [5e9], source="host_counters"),
+            rates("other", [5e9]),
+        ]
+    )
+    found = read_one({}, samples=samples).seen
+    assert found.intervals == 5
+    assert found.variation_pct == pytest.approx(100 * math.sqrt(0.02 / 4))
+    back = campaign(replace(TCP, direction=Direction.REVERSE))
+    assert read_one({}, of=back, samples=samples).seen.intervals == 2
+
+
+def test_the_round_trip_without_load_is_of_the_same_path_and_treatment() -> None:
+    rr = Flow("rr", Path.POD_POD, "request-response")
+    host = Flow("host-rr", Path.HOST_HOST, "request-response")
+    rows = trials(
+        {},
+        {"treatment": "vxlan"},
+        *({"flow": "rr", "rr_p50_ns": value} for value in (30e3, 32e3, 50e3)),
+        {"flow": "host-rr", "rr_p50_ns": 10e3},
+    )
+    found = list(
+        limits_reading.read(rows, frames.empty("samples"), NOTHING, campaign(TCP, rr, host))
+    )
+    assert found[0].seen.base_rtt_ns == 32e3
+    assert math.isnan(found[1].seen.base_rtt_ns)
+
+
+def test_a_failed_trial_is_not_asked() -> None:
+    made = results()
+    made[0] = failed(made[0], reason="refused: The server refused the connection.")
+    found = limits.of_trials(
+        trials_frame(made), frames.empty("samples"), facts_frame(facts()), CAMPAIGN
+    )
+    assert found.iloc[0]["limiter"] == Limiter.UNKNOWN
+    assert found.iloc[0]["evidence"] == "unknown: the trial's numbers may not be used (refused)"
+    assert list(found["trial_id"]) == [one.trial.trial_id for one in made]
+    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == limits.COLUMNS
+
+
+# ------------------------------------------------------------------ arms
+
+IPTABLES, EBPF = Treatment("iptables", None), Treatment("ebpf", None)
+ONE = Flow("tcp-1", Path.POD_POD, "tcp", duration_s=60)
+EIGHT = Flow("tcp-8", Path.POD_POD, "tcp", streams=8, duration_s=60)
+PUBLISHED_FACTS = known(("", "nic_speed", "40000"), ("", "iperf3_version", "3.16"))
+
+
+def published() -> tuple[pd.DataFrame, Campaign]:
+    """Median, least and most of three runs an arm, as published; CPU as far as it was read off."""
+    common = {"mss_bytes": 8898.0, "mtu_bytes": 8950.0}
+    cpu = {"iptables": [(93.0, 70.0), (93.0, 70.0), (85.0, 70.0)],
+           "ebpf": [(80.0, 95.0), (80.0, 98.0), (80.0, 96.0)]}  # fmt: skip
+    one = {"iptables": (19.6, 19.3, 20.3), "ebpf": (25.4, 25.0, 27.2)}
+    eight = {"iptables": (39.0, 39.0, 39.1), "ebpf": (39.5, 39.5, 39.6)}
+    rows = [
+        {"flow": "tcp-1", "treatment": arm, "received_bits_per_s": gbit * 1e9,
+         "sender_cpu_pct": host, "receiver_cpu_pct": remote, **common}
+        for arm in one
+        for gbit, (host, remote) in zip(one[arm], cpu[arm], strict=True)
+    ] + [
+        {"flow": "tcp-8", "treatment": arm, "received_bits_per_s": gbit * 1e9, **common}
+        for arm in eight
+        for gbit in eight[arm]
+    ]  # fmt: skip
+    return trials(*rows), campaign(ONE, EIGHT, treatments=(IPTABLES, EBPF))
+
+
+def test_the_published_arms_one_stream_by_cores_eight_by_the_link() -> None:
+    rows, of = published()
+    found = limits.of_trials(rows, frames.empty("samples"), PUBLISHED_FACTS, of)
+    arms = limits.of_arms(found, rows, of).set_index(["flow", "treatment"])
+    assert arms.loc[("tcp-1", "iptables"), ["limiter", "n_limited"]].tolist() == ["sender core", 2]
+    assert arms.loc[("tcp-1", "ebpf"), ["limiter", "n_limited"]].tolist() == ["receiver core", 3]
+    for arm in ("iptables", "ebpf"):
+        assert arms.loc[("tcp-8", arm), ["limiter", "n_limited"]].tolist() == ["link", 3]
+        assert arms.loc[("tcp-8", arm), "ceiling_bits_per_s"] == pytest.approx(39.6e9, abs=1e7)
+    assert arms.loc[("tcp-1", "iptables"), "others"] == "unknown 1"
+    assert arms.loc[("tcp-1", "ebpf"), "measured_ratio"] == pytest.approx(25.4 / 19.6)
+    assert arms.loc[("tcp-8", "ebpf"), "of_ceiling_pct"] == pytest.approx(99.7, abs=0.1)
+
+
+def test_sentences_say_that_the_bottleneck_moved_and_where_there_is_no_room() -> None:
+    rows, of = published()
+    found = limits.of_trials(rows, frames.empty("samples"), PUBLISHED_FACTS, of)
+    assert limits.sentences(limits.of_arms(found, rows, of)) == (
+        "Flow tcp-1: under iptables the sender's core limited 2 of 3 trials (others under "
+        "iptables: unknown 1); under ebpf the receiver's core limited 3 of 3 trials. Between "
+        "iptables and ebpf the bottleneck moved: the two rates are of different bottlenecks.",
+        "Flow tcp-8: under iptables and ebpf the link limited 3 of 3 and 3 of 3 trials. Between "
+        "iptables and ebpf there is no room to differ: compare CPU per Gbit instead.",
+    )
+
+
+def test_headers_explain_a_part_of_a_measured_ratio() -> None:
+    rows = trials(
+        {"received_bits_per_s": 10e9, "mss_bytes": 1448.0},
+        {"received_bits_per_s": 8e9, "mss_bytes": 1398.0, "treatment": "vxlan"},
+        {"received_bits_per_s": 1e9, "mss_bytes": 100.0, "role": Role.BARE.value},
+        {"received_bits_per_s": 1e9, "mss_bytes": 100.0, "status": "failed"},
+    )
+    found = limits.of_trials(rows, frames.empty("samples"), NOTHING, campaign())
+    arms = limits.of_arms(found, rows, campaign())
+    assert list(arms["n_trials"]) == [1, 1]
+    assert arms["headers_ratio"].iloc[1] == pytest.approx(1398 / 1448)
+    said = limits.sentences(arms)[1]
+    assert said == "Flow tcp: headers explain at most −3.5 % of vxlan's −20.0 % against none."
+    effects = pd.DataFrame(
+        [("received_bits_per_s", "tcp", "vxlan", 0.9), ("rr_p50_ns", "tcp", "vxlan", 2.0)],
+        columns=["metric", "flow", "treatment", "ratio"],
+    )
+    assert limits.of_arms(found, rows, campaign(), effects=effects)["measured_ratio"].iloc[1] == 0.9
+
+
+def test_an_arm_without_a_good_trial_is_unknown_and_silent() -> None:
+    rows = trials({"received_bits_per_s": 1e9, "status": "failed"})
+    found = limits.of_trials(rows, frames.empty("samples"), NOTHING, campaign())
+    arms = limits.of_arms(found, rows, campaign())
+    assert list(arms["limiter"]) == ["unknown", "unknown"]
+    assert list(arms["n_trials"]) == [0, 0]
+    assert limits.sentences(arms) == ()
+    assert {name: str(dtype) for name, dtype in arms.dtypes.items()} == limits.ARM_COLUMNS
+
+
+def test_the_document_has_the_rules() -> None:
+    text = (FilePath(__file__).parents[2] / "docs/limits.md").read_text()
+    rows = [f"| {' | '.join(row)} |" for row in limits.rules().itertuples(index=False, name=None)]
+    assert [row for row in rows if row not in text] == []
+    assert len(rows) == len(RULES)
+
+
+# ------------------------------------------------------------------ whatever the numbers
+
+SOME = st.one_of(st.just(math.nan), st.floats(0, 1e12), st.sampled_from([0.0, 90.0, 95.0, 100.0]))
+PCT = st.one_of(st.just(math.nan), st.floats(0, 120))
+RATE = st.one_of(st.just(math.nan), st.floats(1e6, 1e11))
+ENDS = st.tuples(PCT, PCT)
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> Seen:
+    load = draw(st.sampled_from(["tcp", "udp", "request-response"]))
+    streams, ways = draw(st.sampled_from([1, 8])), draw(st.sampled_from([1, 2]))
+    numbers: dict[str, Any] = {
+        name: draw(RATE if name.endswith("_bits_per_s") else PCT if name.endswith("_pct") else SOME)
+        for name in (
+            "received_bits_per_s", "pace_bits_per_s", "link_bits_per_s", "ceiling_bits_per_s",
+            "busy_pct", "retransmitted_pct", "lost_pct", "variation_pct", "segment_bytes",
+            "packet_bytes", "path_mtu_bytes", "cwnd_bytes", "peer_window_bytes", "rtt_ns",
+            "base_rtt_ns", "requests_per_s", "request_rtt_ns",
+        )
+    }  # fmt: skip
+    return seen(
+        load=load,
+        transport="udp" if load == "udp" else "tcp",
+        streams=streams,
+        ways=ways,
+        threads=draw(st.sampled_from([1, streams * ways, None])),
+        shared_kernel=draw(st.booleans()),
+        link_is_virtual=draw(st.booleans()),
+        intervals=draw(st.integers(0, 12)),
+        sender=draw(ENDS),
+        receiver=draw(ENDS),
+        **numbers,
+    )
+
+
+def holds(one: Seen, limiter: Limiter) -> bool:
+    """What must be so where a limiter is named, written down once more and plainly."""
+    if limiter in (Limiter.SENDER_CORE, Limiter.RECEIVER_CORE):
+        end = one.sender if limiter is Limiter.SENDER_CORE else one.receiver
+        return end.process_pct >= 90 or (end.core_pct >= 90 and not one.shared_kernel)
+    received = one.received_bits_per_s
+    return {
+        Limiter.PACED: received >= 0.97 * one.pace_bits_per_s * (1 - 1e-9),
+        Limiter.LINK: not one.link_is_virtual
+        and received >= 0.95 * one.ceiling_bits_per_s * (1 - 1e-9),
+        Limiter.SHARED_CPU: one.shared_kernel and one.busy_pct >= 90,
+        Limiter.LATENCY: one.load == "request-response",
+        Limiter.LOSS: one.lost_pct >= 1 if one.transport == "udp" else one.retransmitted_pct >= 0.1,
+        Limiter.CAP: one.intervals >= 5 and one.variation_pct <= 1 and one.load == "tcp",
+        Limiter.WINDOW: one.rtt_ns > 0 and one.load == "tcp",
+        Limiter.HEADERS: one.packet_bytes < one.path_mtu_bytes,
+        Limiter.UNKNOWN: True,
+    }[limiter]
+
+
+@given(anything())
+def test_whatever_is_named_is_so_and_said_in_numbers(one: Seen) -> None:
+    found = judge(one)
+    assert found
+    assert len({held.limiter for held in found}) == len(found)
+    assert (Limiter.UNKNOWN in {held.limiter for held in found}) is (len(found) == 1 and (
+        found[0].limiter is Limiter.UNKNOWN))  # fmt: skip
+    assert [held.sure for held in found] == sorted((held.sure for held in found), reverse=True)
+    for held in found:
+        assert holds(one, held.limiter), held
+        assert not re.search(r"nan|\binf\b|UNKNOWN bit", held.sentence, re.I), held.sentence
+
+
+CORES = {Limiter.SENDER_CORE, Limiter.RECEIVER_CORE}
+
+
+@given(anything(), ENDS, ENDS)
+def test_more_cpu_never_makes_a_trial_less_bound_by_cores(
+    one: Seen, sender: tuple[float, float], receiver: tuple[float, float]
+) -> None:
+    def more(end: End, added: tuple[float, float]) -> End:
+        process, core = (0.0 if math.isnan(value) else value for value in added)
+        return replace(end, process_pct=end.process_pct + process, core_pct=end.core_pct + core)
+
+    busier = replace(one, sender=more(one.sender, sender), receiver=more(one.receiver, receiver))
+    before, after = judge(one), judge(busier)
+    assert {h.limiter for h in before} & CORES <= {h.limiter for h in after} & CORES
+    if before[0].limiter in CORES:
+        assert after[0].limiter in CORES
+
+
+NUMBERS = st.sampled_from([math.nan, math.inf, -1.0, 0.0, 1.0, 95.0, 1448.0, 1e9, 9e9, 1e30])
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_no_frame_is_refused_for_its_numbers(data: st.DataObject) -> None:
+    flow = data.draw(st.sampled_from([TCP, EIGHT, replace(TCP, load="udp", rate_bits_per_s=1e9),
+                                      replace(TCP, load="request-response"),
+                                      replace(TCP, direction=Direction.BIDIR)]))  # fmt: skip
+    flow = replace(flow, name="tcp")
+    columns = list(frames.METRICS)
+    rows = trials(*(
+        {"treatment": name, **dict(zip(columns, data.draw(
+            st.lists(NUMBERS, min_size=len(columns), max_size=len(columns))), strict=True))}
+        for name in ("none", "vxlan")
+    ))  # fmt: skip
+    told = known(
+        *(
+            (
+                "node-1",
+                name,
+                data.draw(st.sampled_from(["", "-1", "0", "10000", "UNKNOWN: x", "a"])),
+            )
+            for name in ("nic_speed", "nic_mtu", "iperf3_version", "tcp_timestamps", "wire_overlay")
+        )
+    )
+    samples = rates("t0", data.draw(st.lists(NUMBERS, min_size=1, max_size=8)))
+    of = campaign(flow)
+    found = limits.of_trials(rows, samples, told, of)
+    assert list(found["trial_id"]) == ["t0", "t1"]
+    said = [*found["evidence"], *found["also"], *limits.sentences(limits.of_arms(found, rows, of))]
+    assert not [text for text in said if re.search(r"nan|\binf\b", text, re.I)]
