@@ -60,7 +60,13 @@ class Replicates:
 
 def paired(values: ArrayLike, *, seed: int = 0) -> Replicates:
     """Resamples of the Hodges-Lehmann estimate of one sample of two or more observations."""
-    data = np.sort(np.asarray(values, dtype=np.float64))
+    return _paired(np.sort(np.asarray(values, dtype=np.float64)).tobytes(), seed)
+
+
+# A verdict asks three times: for the interval, the p, and what is detectable.
+@lru_cache(maxsize=128)
+def _paired(ascending: bytes, seed: int) -> Replicates:
+    data = np.frombuffer(ascending)
     n = data.size
     rows, columns = np.triu_indices(n)
     averages = (data[rows] + data[columns]) / 2
@@ -84,9 +90,15 @@ def shift(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Replicates:
     narrow.
     """
     one, other = (np.sort(np.asarray(values, dtype=np.float64)) for values in (first, second))
-    n, m = one.size, other.size
-    if n > m:
+    if one.size > other.size:
         return shift(-other, -one, seed=seed)
+    return _shift(one.tobytes(), other.tobytes(), seed)
+
+
+@lru_cache(maxsize=128)
+def _shift(first: bytes, second: bytes, seed: int) -> Replicates:
+    one, other = np.frombuffer(first), np.frombuffer(second)
+    n, m = one.size, other.size
     found = (other[None, :] - one[:, None]).ravel()
     order = np.argsort(found, kind="stable")
     middles = _shift_medians(found[order], order, n=n, m=m, seed=seed)
@@ -160,6 +172,7 @@ def _replicates(
     stretch: float,
 ) -> Replicates:
     values = np.sort(middles)
+    values.setflags(write=False)
     size = values.size
     # Resamples that hit the estimate lie half below it; those that do to the last bit do so too.
     near = 1e-12 * max(abs(float(values[0])), abs(float(values[-1])))

@@ -1,4 +1,4 @@
-"""The benchmark of verdicts: its campaigns are the kit's, its noise is as said, its sums are right."""
+"""The benchmark of verdicts: campaigns are the kit's, noise is as said, sums add up."""
 
 from __future__ import annotations
 

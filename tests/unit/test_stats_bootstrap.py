@@ -134,6 +134,9 @@ def test_large_samples_are_done_in_parts_with_the_same_answer(
     other = np.random.default_rng(10).normal(size=12)
     paired, shift = bootstrap.paired(data).values, bootstrap.shift(data, other).values
     monkeypatch.setattr(bootstrap, "_KEPT", 50_000)
+    # Or it would be remembered.
+    bootstrap._paired.cache_clear()
+    bootstrap._shift.cache_clear()
     assert bootstrap.paired(data).values.tolist() == paired.tolist()
     assert bootstrap.shift(data, other).values.tolist() == shift.tolist()
 
