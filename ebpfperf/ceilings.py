@@ -107,16 +107,15 @@ def udp_datagram(
     ValueError
         The payload is not above zero, or the MTU holds no fragment.
     """
-    room = (mtu_bytes - IPV4_BYTES) // _FRAGMENT_UNIT_BYTES * _FRAGMENT_UNIT_BYTES
+    most = mtu_bytes - IPV4_BYTES
+    room = most // _FRAGMENT_UNIT_BYTES * _FRAGMENT_UNIT_BYTES
     if room <= 0:
         raise ValueError(f"an MTU of {mtu_bytes} bytes holds no fragment")
-    whole, last = 0, _positive(payload_bytes) + UDP_BYTES
-    if IPV4_BYTES + last > mtu_bytes:
-        # All but the last are as large as the unit allows.
-        whole, last = divmod(last, room)
+    left = _positive(payload_bytes) + UDP_BYTES
+    # The last one alone may fill the MTU: the others end at a multiple of the unit.
+    whole = max(0, -((most - left) // room))
     wire = whole * _frame(IPV4_BYTES + room, overlay=overlay, vlan_tags=vlan_tags)
-    if last:
-        wire += _frame(IPV4_BYTES + last, overlay=overlay, vlan_tags=vlan_tags)
+    wire += _frame(IPV4_BYTES + left - whole * room, overlay=overlay, vlan_tags=vlan_tags)
     return OnWire(payload_bytes, wire)
 
 

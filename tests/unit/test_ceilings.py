@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ebpfperf import ceilings
@@ -73,6 +73,7 @@ def test_datagrams_above_the_mtu_go_in_fragments() -> None:
 
 
 @given(st.integers(1, 65507), st.integers(576, 9216), MODES, st.integers(0, 2))
+@example(3857, 576, Overlay.NONE, 0)  # the last fragment is longer than the others
 def test_datagrams_against_counting_fragments(
     payload: int, mtu: int, overlay: Overlay, tags: int
 ) -> None:
