@@ -50,6 +50,7 @@ POLICY: Mapping[str, str] = {
 }
 _LEVEL = re.compile(r"_(no_log|info|debug)(?=[._]|$)")
 _VERSION = re.compile(r"iperf (\S+)")
+_NO_LINK = ("-1", "unknown", "4294967295")
 # libbpf names a filter after its program and the program's id, which is new each time it is loaded.
 _PROGRAM_ID = re.compile(r":\[\d+\]$")
 
@@ -142,7 +143,8 @@ def _device(role: str, device: Mapping[str, Any]) -> dict[str, str]:
         found["rps"] = _by_number(masks) or f"{UNKNOWN}: no queue is shown in /sys/class/net"
         found["xps"] = _by_number(device["xps"]) or "none"
     if hardware:
-        found["link"] = _words(device["link"]) or f"{UNKNOWN}: the driver gives none"
+        told = {name: text for name, text in device["link"].items() if text not in _NO_LINK}
+        found["link"] = _words(told) or f"{UNKNOWN}: the driver tells no speed"
         found["numa_node"] = device["numa_node"] or "none"
         actions = sorted(device["irqs"].items(), key=lambda item: _natural(item[0]))
         found["irq_affinity"] = ", ".join(f"{name} {cpus}" for name, cpus in actions) or "none"
