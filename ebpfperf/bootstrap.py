@@ -174,20 +174,20 @@ def _replicates(
     values = np.sort(middles)
     values.setflags(write=False)
     size = values.size
-    # Resamples that hit the estimate lie half below it; those that do to the last bit do so too.
+    # Resamples that hit the estimate lie half below it, whatever their last bits are.
     near = 1e-12 * max(abs(float(values[0])), abs(float(values[-1])))
     below = np.searchsorted(values, estimate - near, side="left")
     not_above = np.searchsorted(values, estimate + near, side="right")
     share = float(below + not_above) / 2 / size
     share = min(max(share, 0.5 / size), 1 - 0.5 / size)
-    return Replicates(
-        estimate, values, _NORMAL.inv_cdf(share), _acceleration(influences), df, stretch
-    )
+    acceleration = _acceleration(influences, near=near)
+    return Replicates(estimate, values, _NORMAL.inv_cdf(share), acceleration, df, stretch)
 
 
-def _acceleration(influences: tuple[Floats, ...]) -> float:
+def _acceleration(influences: tuple[Floats, ...], *, near: float) -> float:
+    """From the jackknife; 0.0 where no observation moves the estimate by more than its last bits."""
     largest = max(float(np.max(np.abs(one))) for one in influences)
-    if largest == 0:
+    if largest <= near:
         return 0.0
     # It has no unit; without one of the data's, no power of them is too small to be told from zero.
     cubes = sum(float(np.sum((one / largest) ** 3)) / one.size**3 for one in influences)
