@@ -195,7 +195,7 @@ def _result(
         common,
         samples=tuple(
             Sample("iperf3", "client", "sent_bits_per_s", "bit/s", t, rate * (1 + 0.01 * t))
-            for t in (0.5, 1.0)
+            for t in trial.flow.omit_s + np.arange(0.5, trial.flow.duration_s + 0.1, 0.5)
         ),
         histograms=() if bare else bins,
         metrics={

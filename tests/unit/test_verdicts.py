@@ -1,0 +1,163 @@
+"""The one way from frames to verdicts: what stands against a verdict is said beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pandas as pd
+import pytest
+from synthetic import CAMPAIGN, facts, facts_frame, results
+
+from ebpfperf import compare, frames, records, verdicts
+from ebpfperf.model import Campaign, Fact, TrialResult
+from ebpfperf.verdicts import Verdicts
+
+AA = replace(CAMPAIGN, aa_test=True)
+Change = Callable[[TrialResult], TrialResult]
+
+
+def judge(
+    campaign: Campaign = AA,
+    change: Change = lambda result: result,
+    told: tuple[Fact, ...] = (),
+) -> Verdicts:
+    """The verdicts of the made-up campaign, each of its results changed, facts added."""
+    rows: dict[str, list[dict[str, object]]] = {name: [] for name in frames.COLUMNS}
+    for result in map(change, results(campaign)):
+        for name, more in records.rows(campaign.name, result).items():
+            rows[name] += more
+    built = {name: frames.build(name, found) for name, found in rows.items()}
+    of_campaign = facts_frame([*facts(), *told]).assign(campaign=campaign.name, trial_id=None)
+    all_facts = pd.concat([of_campaign[list(built["facts"].columns)], built["facts"]])
+    return verdicts.of(
+        built["trials"],
+        campaign,
+        samples=built["samples"],
+        histograms=built["histograms"],
+        facts=all_facts,
+    )
+
+
+@cache
+def plain() -> Verdicts:
+    return judge()
+
+
+def of(found: Verdicts, treatment: str, metric: str = "received_bits_per_s") -> pd.Series:
+    (row,) = (
+        row
+        for _, row in found.effects.iterrows()
+        if (row.metric, row.flow, row.treatment) == (metric, "tcp", treatment)
+    )
+    return row
+
+
+def factor(name: str, by: float, suffix: str) -> Change:
+    """Multiplies a metric in the trials whose id ends so."""
+
+    def change(result: TrialResult) -> TrialResult:
+        value = result.metrics.get(name)
+        if value is None or not result.trial.trial_id.endswith(suffix):
+            return result
+        return replace(result, metrics={**result.metrics, name: value * by})
+
+    return change
+
+
+def with_fact(treatment: str, fact: Fact, other: Fact) -> Change:
+    """Adds a fact to the trials of one treatment, another to those of all others."""
+
+    def change(result: TrialResult) -> TrialResult:
+        told = fact if result.trial.treatment.name == treatment else other
+        return replace(result, facts=(*result.facts, told))
+
+    return change
+
+
+def test_they_are_the_effects_and_percentiles_are_of_all_observations() -> None:
+    found = plain()
+    assert list(found.effects.columns) == list(compare.COLUMNS)
+    assert of(found, "vxlan").verdict == "worse"
+    rtts = found.effects[found.effects["metric"].eq("rr_p99_ns")]
+    assert (rtts["value_low"] <= rtts["value"]).all()
+    assert (rtts["value"] < rtts["value_high"]).all()
+    assert not found.effects["value"].isna().any()
+
+
+def test_the_baseline_against_itself_is_compared_and_nothing_is_marked_when_it_agrees() -> None:
+    found = plain()
+    assert set(found.aa["treatment"]) == {compare.AGAIN}
+    assert set(found.aa["flow"]) == {"tcp", "rr", "host-tcp"}
+    assert verdicts.aa_differences(found.aa).empty
+    assert not found.effects["marks"].str.contains("A/A").any()
+
+
+def test_a_baseline_that_differs_from_itself_marks_every_verdict() -> None:
+    found = judge(change=factor("received_bits_per_s", 1.06, "-tcp-again"))
+    differs = verdicts.aa_differences(found.aa)
+    assert set(differs["metric"]) == {"received_bits_per_s"}
+    assert found.effects["marks"].str.contains("A/A test differs").all()
+    assert "Throughput of tcp is +" in of(found, "vxlan").warnings
+    # A mark changes no verdict, and the trials of the A/A test change no effect.
+    assert found.effects["verdict"].tolist() == plain().effects["verdict"].tolist()
+    assert found.effects["ratio"].tolist() == plain().effects["ratio"].tolist()
+
+
+def test_a_condition_that_goes_with_the_arm_confounds_it_by_name() -> None:
+    on, off = (Fact("node-1", "sysctl:net.core.rmem_max", value) for value in ("212992", "8388608"))
+    found = judge(change=with_fact("vxlan", on, off))
+    row = of(found, "vxlan")
+    assert row.marks == "confounded by sysctl:net.core.rmem_max"
+    assert "212992 against 8388608 on node-1" in row.warnings
+    assert not of(found, "ipip").marks
+
+
+def test_a_trial_on_another_path_takes_no_part_and_is_counted() -> None:
+    def change(result: TrialResult) -> TrialResult:
+        lost = result.trial.trial_id == "b002-vxlan-tcp"
+        told = (
+            Fact("", "wire_expected", "vxlan"),
+            Fact("", "wire_overlay", "none" if lost else "vxlan"),
+        )
+        return replace(result, facts=(*result.facts, *told))
+
+    found = judge(change=change)
+    gone = found.trials.set_index("trial_id").loc["b002-vxlan-tcp"]
+    assert gone.status == "void"
+    assert gone.reason.startswith("wrong_path: ")
+    row = of(found, "vxlan")
+    assert row.n_blocks == 7
+    assert "1 of 8 blocks incomplete (wrong_path)" in row.warnings
+
+
+def test_a_log_level_that_no_treatment_asks_for_marks_all() -> None:
+    spec = Fact("", "felix_spec", '{"bpfEnabled": true, "bpfLogLevel": "Debug"}')
+    found = judge(told=(spec,))
+    assert found.effects["marks"].eq("bpf_log_level").all()
+    assert "bpfLogLevel is Debug under vxlan" in of(found, "vxlan").warnings
+
+
+@pytest.mark.parametrize(("tripped", "marked"), [(4, False), (5, True)])
+def test_noise_in_most_trials_of_an_arm_marks_its_comparison(tripped: int, marked: bool) -> None:
+    def change(result: TrialResult) -> TrialResult:
+        busy = result.trial.treatment.name == "vxlan" and result.trial.block < tripped
+        return replace(result, metrics={**result.metrics, "idle_busy_pct": 90.0 if busy else 1.0})
+
+    row = of(judge(change=change), "vxlan")
+    assert (row.marks == "idle_load") is marked
+    assert ("idle_load in 5 of 8 trials of vxlan" in row.warnings) is marked
+
+
+def test_a_campaign_without_trials_has_no_verdicts_and_no_errors() -> None:
+    empty = {name: frames.empty(name) for name in ("trials", "samples", "histograms", "facts")}
+    found = verdicts.of(
+        empty["trials"],
+        AA,
+        samples=empty["samples"],
+        histograms=empty["histograms"],
+        facts=empty["facts"],
+    )
+    assert found.effects.empty
+    assert found.aa.empty
