@@ -12,13 +12,19 @@ import pytest
 from ebpfperf.model import Flow, Reading, Status
 from ebpfperf.model import Path as FlowPath
 from ebpfperf.probes.host_counters import ENDS, HostCounters
+from ebpfperf.probes.host_text import parse_counters
 
 HERE = Path(__file__).parent / "host_counters"
 PROBE = HostCounters()
 CASES = {
     "forward": Flow("f", FlowPath.POD_POD, "tcp"),
     "request-response": Flow("f", FlowPath.POD_POD, "request-response", message_bytes=64),
+    # With the clock, queueing disciplines and Calico's own counters: programs as filters, and by
+    # TCX links.
+    "clsact": Flow("f", FlowPath.POD_POD, "tcp", duration_s=1, omit_s=0),
+    "tcx": Flow("f", FlowPath.POD_POD, "tcp", duration_s=2, omit_s=0),
 }
+NEWER = ("clsact", "tcx")
 
 
 def raw(case: str) -> dict[str, bytes]:
@@ -137,3 +143,118 @@ def test_damaged_counters_have_a_reason(name: str, damage: str) -> None:
     reading = PROBE.parse(CASES["forward"], found)
     assert reading.status is Status.FAILED
     assert reading.reason.startswith("unreadable: ")
+
+
+def core_ticks(case: str, node: str, core: int) -> list[int]:
+    """Ticks by mode of one processor between the two readings."""
+    found = []
+    for when in ("before", "after"):
+        (line,) = re.findall(rf"^cpu{core} (.*)$", text(case, node, when), re.M)
+        found.append([int(number) for number in line.split()])
+    return [after - before for before, after in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_busiest_processor_is_of_the_traffics_seconds(case: str) -> None:
+    flow = CASES[case]
+    uptime = [
+        float(re.search(r"uptime <==\n([\d.]+)", text(case, "node-1", when))[1])  # type: ignore[index]
+        for when in ("before", "after")
+    ]
+    share = min(1, (flow.duration_s + flow.omit_s) / (uptime[1] - uptime[0]))
+    busiest = 0.0
+    for core in (0, 1):
+        user, nice, system, idle, iowait, irq, softirq, steal, *_ = core_ticks(case, "node-1", core)
+        busy = user + nice + system + irq + softirq
+        busiest = max(busiest, 100 * busy / (busy + idle + iowait + steal) / share)
+    metrics = parse(case).metrics
+    assert metrics["client_busiest_core_pct"] == pytest.approx(min(100, busiest))
+    assert metrics["busy_pct"] <= metrics["client_busiest_core_pct"] + 1e-9 or busiest >= 100
+    assert 0 <= metrics["steal_pct"] < 5
+
+
+def test_older_recordings_lack_what_was_not_read() -> None:
+    metrics = parse("forward").metrics
+    assert {"clock_step_s", "clsact_drops", "other_nic_bits_per_s"} & set(metrics) == set()
+    assert parse("forward").facts == ()
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_a_step_of_the_clock_is_seen_by_its_size(case: str) -> None:
+    assert parse(case).metrics["clock_step_s"] == 0
+    for step_s in (-7.25, 7.25):
+        stepped = raw(case)
+        name = "host_counters.node-2.after.txt"
+        stepped[name] = re.sub(
+            rb"(clock \w+ <==\n)([\d.]+)",
+            lambda m, by=step_s: m[1] + f"{float(m[2]) + by:.6f}".encode(),
+            stepped[name],
+        )
+        # The two clocks are read some milliseconds apart, which are allowed for.
+        found = parse(case, stepped).metrics["clock_step_s"]
+        assert abs(step_s) - 0.2 < found <= abs(step_s) + 0.001
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_what_changed_meanwhile_is_a_fact(case: str) -> None:
+    facts = {(fact.node, fact.name): fact.value for fact in parse(case).facts}
+    assert facts["node-1", "clocksource"] == facts["node-2", "clocksource"] == "tsc"
+    changed = raw(case)
+    name = "host_counters.node-1.after.txt"
+    changed[name] = changed[name].replace(b"<==\ntsc\n", b"<==\nhpet\n")
+    facts = {(fact.node, fact.name): fact.value for fact in parse(case, changed).facts}
+    assert facts["node-1", "clocksource"] == "tsc → hpet"
+
+
+def test_drops_at_the_paths_devices_are_counted_by_device() -> None:
+    assert parse("clsact").metrics["clsact_drops"] == 0
+    ends = json.loads(raw("clsact")[ENDS])
+    grown = raw("clsact")
+    name = "host_counters.node-1.after.txt"
+    head, _, rest = grown[name].partition(b"==> tc -s -j qdisc show <==\n")
+    entries = json.loads(rest.split(b"\n\n")[0])
+    mine = {ends["client"]["host_device"]: 7, ends["client"]["nic"]: 11, "cali-other": 13}
+    entries.append({"kind": "clsact", "dev": "cali-other"})
+    for entry in entries:
+        if entry["kind"] == "clsact":
+            entry["drops"] = mine.get(entry["dev"], 0)
+    grown[name] = head + b"==> tc -s -j qdisc show <==\n" + json.dumps(entries).encode()
+    reading = parse("clsact", grown)
+    assert reading.metrics["clsact_drops"] == 7 + 11
+    at = {s.metric.partition(":")[2]: s.value for s in reading.samples if "clsact" in s.metric}
+    assert at[ends["client"]["host_device"]] == 7
+    assert "cali-other" not in at
+
+
+def test_programs_without_a_qdisc_count_by_calicos_counters() -> None:
+    assert b"clsact" not in raw("tcx")["host_counters.node-1.after.txt"]
+    assert parse("tcx").metrics["clsact_drops"] == 0
+    # Of 27 counters: 4 is dropped by policy, 14 and 17 are no drops, 26 is one. Two processors.
+    words = [0] * 27
+    words[4], words[14], words[17], words[26] = 3, 1000, 1000, 5
+    value = [f"0x{octet:02x}" for word in words for octet in word.to_bytes(8, "little")]
+    dump = [{"key": [], "values": [{"cpu": 0, "value": value}, {"cpu": 1, "value": value}]}]
+    assert parse_counters(json.dumps(dump)) == 2 * (3 + 5)
+    assert parse_counters("") == 0
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_other_traffic_is_what_the_pod_did_not_cause(case: str) -> None:
+    """The flow's own packets on the NIC, encapsulation and all, are no other traffic."""
+    assert parse(case).metrics["other_nic_bits_per_s"] == 0
+    more = raw(case)
+    name, extra = "host_counters.node-1.after.txt", 10**9 + 7
+    nic = json.loads(more[ENDS])["client"]["nic"].encode()
+    head, mark, rest = more[name].partition(b"/proc/net/dev <==")
+    rest = re.sub(
+        rb"(\n *" + nic + rb": *)(\d+)",
+        lambda m: m[1] + str(int(m[2]) + extra).encode(),
+        rest,
+        count=1,
+    )
+    more[name] = head + mark + rest
+    found = parse(case, more)
+    window_s = next(sample.t_s for sample in found.samples if sample.endpoint == "client")
+    # A little of it is taken for what frames add: 120 bytes of each that crossed the NIC.
+    bits = found.metrics["other_nic_bits_per_s"] * window_s
+    assert 0.9 * 8 * extra < bits <= 8 * extra
