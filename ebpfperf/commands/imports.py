@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob as globbing
 import json as jsonlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +80,8 @@ def iperf3(
         for file in listed:
             print(jsonlib.dumps(importing.summary(file, read(file)[1]), allow_nan=False))
         return
+    from ebpfperf.store import Store
+
     planned = importing.plan(
         (
             importing.entry(file, of, read(file)[1])
@@ -92,16 +94,19 @@ def iperf3(
         path=_path(path),
     )
     facts = _link(link)
-    store = _store(out or Path("runs") / name, planned)
-    there = store.completed()
+    to = out or Path("runs") / name
+    reasons = _there(to, planned)
+    store = Store.create(to, planned.campaign)
     store.add_facts(facts)
     for one, trial in planned.trials:
-        if trial.trial_id in there:
+        if trial.trial_id in reasons:
             continue
         document, outcome = read(one.file)
         raw = importing.raw_files(document, stderr=stderr, status=exit_code)
-        store.append(importing.result(trial, outcome, file=one.file, raw=raw, mtu_bytes=mtu))
-    _report(store, planned)
+        result = importing.result(trial, outcome, file=one.file, raw=raw, mtu_bytes=mtu)
+        store.append(result)
+        reasons[trial.trial_id] = result.reason
+    _report(store, planned, reasons)
 
 
 def _listed(files: Sequence[Path], patterns: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -131,33 +136,39 @@ def _absolute(files: Sequence[str]) -> list[str]:
     return [str(Path(file).absolute()) for file in files]
 
 
-def _store(path: Path, planned: Plan) -> Store:
-    """The store at ``path``; InputError where its trials are of other files."""
+def _there(path: Path, planned: Plan) -> dict[str, str]:
+    """Trials that were imported to ``path`` before, each with why it failed or empty text.
+
+    Raises
+    ------
+    InputError
+        One of them is of another file.
+    """
     from ebpfperf.importing import FROM
     from ebpfperf.store import Store
 
-    if (path / "manifest.json").exists():
-        files = {trial.trial_id: one.file for one, trial in planned.trials}
-        for result in Store.open(path).results():
-            was = next((fact.value for fact in result.facts if fact.name == FROM), "")
-            if files.get(result.trial.trial_id) != was:
-                raise InputError(
-                    f"{path} was made of other files: {result.trial.trial_id} is {was or 'none'}.",
-                    "Choose another --out.",
-                    path=str(path),
-                )
-    return Store.create(path, planned.campaign)
+    if not (path / "manifest.json").exists():
+        return {}
+    files = {trial.trial_id: one.file for one, trial in planned.trials}
+    reasons = {}
+    for result in Store.open(path).results():
+        was = next((fact.value for fact in result.facts if fact.name == FROM), "")
+        if files.get(result.trial.trial_id) != was:
+            raise InputError(
+                f"{path} was made of other files: {result.trial.trial_id} is {was or 'none'}.",
+                "Choose another --out.",
+                path=str(path),
+            )
+        reasons[result.trial.trial_id] = result.reason
+    return reasons
 
 
-def _report(store: Store, planned: Plan) -> None:
+def _report(store: Store, planned: Plan, reasons: Mapping[str, str]) -> None:
     rows: dict[tuple[str, str], list[int]] = {}
-    failed = []
-    for result in store.results():
-        counts = rows.setdefault((result.trial.treatment.name, result.trial.flow.name), [0, 0])
-        good = result.status == "ok"
-        counts[0 if good else 1] += 1
-        if not good:
-            failed.append((result.trial.trial_id, result.reason))
+    for _, trial in planned.trials:
+        counts = rows.setdefault((trial.treatment.name, trial.flow.name), [0, 0])
+        counts[1 if reasons[trial.trial_id] else 0] += 1
+    failed = [(trial, reason) for trial, reason in reasons.items() if reason]
     printing.table(
         ["arm", "flow", "usable", "not usable"],
         [(arm, flow, *counts) for (arm, flow), counts in rows.items()],
