@@ -34,6 +34,7 @@ ARM_COLUMNS: dict[str, str] = {
 
 _RATE, _REQUESTS = "received_bits_per_s", "requests_per_s"
 _RATE_OF_ARM = "rate_bits_per_s"
+_WORTH_SAYING = 0.0005  # what a percentage with one digit shows
 _WORDS = {
     Limiter.PACED: "the flow's own pace",
     Limiter.LINK: "the link",
@@ -252,15 +253,15 @@ def _headers(ours: Sequence[Mapping[Hashable, Any]]) -> list[str]:
     for row in ours:
         headers, measured = row["headers_ratio"], row["measured_ratio"]
         paced = Limiter(row["limiter"]) is Limiter.PACED
-        if paced or pd.isna(headers) or pd.isna(measured) or headers == 1:
+        if paced or pd.isna(measured) or not abs(headers - 1) >= _WORTH_SAYING:
             continue
-        parts.append(
-            f"{tables.percent(headers)} of {row['treatment']}'s {tables.percent(measured)}"
-        )
+        whole, part = tables.percent(measured), tables.percent(headers)
+        alike = (measured < 1) is (headers < 1)
+        link = "of which headers make at most" if alike else "where headers alone make"
+        parts.append(f"{row['treatment']} {whole}, {link} {part}")
     if not parts:
         return []
-    said = f"headers explain at most {_and(parts)} against {ours[0]['baseline']}"
-    return [f"Flow {ours[0]['flow']}: {said}."]
+    return [f"Flow {ours[0]['flow']} against {ours[0]['baseline']}: {'; '.join(parts)}."]
 
 
 def _and(names: Sequence[str]) -> str:

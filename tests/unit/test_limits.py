@@ -13,6 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import pandas as pd
+import published
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,6 +158,7 @@ EDGES: list[tuple[Limiter, Seen, str, float, float]] = [
     (Limiter.PACED, EXAMPLES["paced"][0], "received_bits_per_s", 485.1e6, 484.9e6),
     (Limiter.SHARED_CPU, EXAMPLES["lab's shared CPU"][0], "busy_pct", 90.0, 89.99),
     (Limiter.LOSS, EXAMPLES["loss"][0], "retransmitted_pct", 0.1, 0.0999),
+    (Limiter.LOSS, EXAMPLES["loss"][0], "received_bits_per_s", 200e6, 202e6),
     (Limiter.CAP, EXAMPLES["provider cap"][0], "variation_pct", 1.0, 1.001),
     (Limiter.CAP, EXAMPLES["provider cap"][0], "intervals", 5, 4),
     (Limiter.CAP, EXAMPLES["provider cap"][0], "retransmitted_pct", 0.099, 0.1),
@@ -484,55 +486,38 @@ def test_a_failed_trial_is_not_asked() -> None:
 
 # ------------------------------------------------------------------ arms
 
-IPTABLES, EBPF = Treatment("iptables", None), Treatment("ebpf", None)
-ONE = Flow("tcp-1", Path.POD_POD, "tcp", duration_s=60)
-EIGHT = Flow("tcp-8", Path.POD_POD, "tcp", streams=8, duration_s=60)
-PUBLISHED_FACTS = known(("", "nic_speed", "40000"), ("", "iperf3_version", "3.16"))
+
+def arms_of_published(tmp_path: FilePath) -> pd.DataFrame:
+    """The arms of the published campaign, through a store."""
+    made, (of, _) = published.store(tmp_path / "published"), published.imported()
+    rows, samples, told = (made.frame(name) for name in ("trials", "samples", "facts"))
+    return limits.of_arms(limits.of_trials(rows, samples, told, of), rows, of)
 
 
-def published() -> tuple[pd.DataFrame, Campaign]:
-    """Median, least and most of three runs an arm, as published; CPU as far as it was read off."""
-    common = {"mss_bytes": 8898.0, "mtu_bytes": 8950.0}
-    cpu = {"iptables": [(93.0, 70.0), (93.0, 70.0), (85.0, 70.0)],
-           "ebpf": [(80.0, 95.0), (80.0, 98.0), (80.0, 96.0)]}  # fmt: skip
-    one = {"iptables": (19.6, 19.3, 20.3), "ebpf": (25.4, 25.0, 27.2)}
-    eight = {"iptables": (39.0, 39.0, 39.1), "ebpf": (39.5, 39.5, 39.6)}
-    rows = [
-        {"flow": "tcp-1", "treatment": arm, "received_bits_per_s": gbit * 1e9,
-         "sender_cpu_pct": host, "receiver_cpu_pct": remote, **common}
-        for arm in one
-        for gbit, (host, remote) in zip(one[arm], cpu[arm], strict=True)
-    ] + [
-        {"flow": "tcp-8", "treatment": arm, "received_bits_per_s": gbit * 1e9, **common}
-        for arm in eight
-        for gbit in eight[arm]
-    ]  # fmt: skip
-    return trials(*rows), campaign(ONE, EIGHT, treatments=(IPTABLES, EBPF))
-
-
-def test_the_published_arms_one_stream_by_cores_eight_by_the_link() -> None:
-    rows, of = published()
-    found = limits.of_trials(rows, frames.empty("samples"), PUBLISHED_FACTS, of)
-    arms = limits.of_arms(found, rows, of).set_index(["flow", "treatment"])
-    assert arms.loc[("tcp-1", "iptables"), ["limiter", "n_limited"]].tolist() == ["sender core", 2]
-    assert arms.loc[("tcp-1", "ebpf"), ["limiter", "n_limited"]].tolist() == ["receiver core", 3]
-    for arm in ("iptables", "ebpf"):
+def test_the_published_arms_one_stream_by_cores_eight_by_the_link(tmp_path: FilePath) -> None:
+    arms = arms_of_published(tmp_path).set_index(["flow", "treatment"])
+    assert arms.loc[("tcp", "iptables"), ["limiter", "n_limited"]].tolist() == ["sender core", 2]
+    assert arms.loc[("tcp", "iptables"), "others"] == "unknown 1"
+    assert arms.loc[("tcp", "ebpf"), ["limiter", "n_limited"]].tolist() == ["receiver core", 3]
+    for arm in published.ARMS:
         assert arms.loc[("tcp-8", arm), ["limiter", "n_limited"]].tolist() == ["link", 3]
         assert arms.loc[("tcp-8", arm), "ceiling_bits_per_s"] == pytest.approx(39.6e9, abs=1e7)
-    assert arms.loc[("tcp-1", "iptables"), "others"] == "unknown 1"
-    assert arms.loc[("tcp-1", "ebpf"), "measured_ratio"] == pytest.approx(25.4 / 19.6)
-    assert arms.loc[("tcp-8", "ebpf"), "of_ceiling_pct"] == pytest.approx(99.7, abs=0.1)
+    assert arms.loc[("tcp", "ebpf"), "measured_ratio"] == pytest.approx(25.384 / 19.608, abs=1e-4)
+    assert arms.loc[("tcp-8", "ebpf"), "of_ceiling_pct"] == pytest.approx(99.8, abs=0.05)
 
 
-def test_sentences_say_that_the_bottleneck_moved_and_where_there_is_no_room() -> None:
-    rows, of = published()
-    found = limits.of_trials(rows, frames.empty("samples"), PUBLISHED_FACTS, of)
-    assert limits.sentences(limits.of_arms(found, rows, of)) == (
-        "Flow tcp-1: under iptables the sender's core limited 2 of 3 trials (others under "
-        "iptables: unknown 1); under ebpf the receiver's core limited 3 of 3 trials. Between "
-        "iptables and ebpf the bottleneck moved: the two rates are of different bottlenecks.",
-        "Flow tcp-8: under iptables and ebpf the link limited 3 of 3 and 3 of 3 trials. Between "
-        "iptables and ebpf there is no room to differ: compare CPU per Gbit instead.",
+def test_sentences_say_that_the_bottleneck_moved_and_where_there_is_no_room(
+    tmp_path: FilePath,
+) -> None:
+    said = limits.sentences(arms_of_published(tmp_path))
+    assert said == (
+        "Flow tcp: under iptables and none the sender's core limited 2 of 3 and 1 of 3 trials "
+        "(others under iptables: unknown 1; none: receiver core 1, unknown 1); under ebpf the "
+        "receiver's core limited 3 of 3 trials. Between iptables and ebpf the bottleneck moved: "
+        "the two rates are of different bottlenecks.",
+        "Flow tcp-8: under iptables, none and ebpf the link limited 3 of 3, 3 of 3 and 3 of 3 "
+        "trials. Between iptables, none and ebpf there is no room to differ: compare CPU per Gbit "
+        "instead.",
     )
 
 
@@ -548,7 +533,9 @@ def test_headers_explain_a_part_of_a_measured_ratio() -> None:
     assert list(arms["n_trials"]) == [1, 1]
     assert arms["headers_ratio"].iloc[1] == pytest.approx(1398 / 1448)
     said = limits.sentences(arms)[1]
-    assert said == "Flow tcp: headers explain at most −3.5 % of vxlan's −20.0 % against none."
+    assert said == "Flow tcp against none: vxlan −20.0 %, of which headers make at most −3.5 %."
+    faster = limits.sentences(arms.assign(measured_ratio=[1.0, 1.1]))[1]
+    assert faster == "Flow tcp against none: vxlan +10.0 %, where headers alone make −3.5 %."
     effects = pd.DataFrame(
         [("received_bits_per_s", "tcp", "vxlan", 0.9), ("rr_p50_ns", "tcp", "vxlan", 2.0)],
         columns=["metric", "flow", "treatment", "ratio"],
@@ -663,13 +650,20 @@ def test_more_cpu_never_makes_a_trial_less_bound_by_cores(
 NUMBERS = st.sampled_from([math.nan, math.inf, -1.0, 0.0, 1.0, 95.0, 1448.0, 1e9, 9e9, 1e30])
 
 
+FLOWS = (
+    TCP,
+    replace(TCP, streams=8),
+    replace(TCP, load="udp", rate_bits_per_s=1e9),
+    replace(TCP, load="request-response"),
+    replace(TCP, direction=Direction.BIDIR),
+    replace(TCP, load="unknown", streams=0, duration_s=0),
+)
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_no_frame_is_refused_for_its_numbers(data: st.DataObject) -> None:
-    flow = data.draw(st.sampled_from([TCP, EIGHT, replace(TCP, load="udp", rate_bits_per_s=1e9),
-                                      replace(TCP, load="request-response"),
-                                      replace(TCP, direction=Direction.BIDIR)]))  # fmt: skip
-    flow = replace(flow, name="tcp")
+    flow = data.draw(st.sampled_from(FLOWS))
     columns = list(frames.METRICS)
     rows = trials(*(
         {"treatment": name, **dict(zip(columns, data.draw(
