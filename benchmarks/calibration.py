@@ -18,6 +18,7 @@ from ebpfperf.stats import Interval
 
 Floats = NDArray[np.float64]
 Bounds = tuple[Floats, Floats]
+Rule = Callable[[Floats], Interval | None]
 
 LEVEL = 0.95
 SIZES = (6, 7, 8, 10, 12, 16, 20)
@@ -68,10 +69,9 @@ def verdict_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
     logs = NOISE * simulated.arms(kind, campaigns=campaigns, blocks=n)
     aa = logs[..., AGAIN] - logs[..., BASELINE]
     changed = logs[..., CHANGED] - logs[..., BASELINE] + EFFECT
-    low, high = _bounds(aa, lambda row: intervals.paired_interval(row, level=LEVEL))
-    changed_low, changed_high = _bounds(
-        changed, lambda row: intervals.paired_interval(row, level=LEVEL)
-    )
+    rule = partial(intervals.paired_interval, level=LEVEL)
+    ((low, high),) = _bounds(aa, rule)
+    ((changed_low, changed_high),) = _bounds(changed, rule)
     stated = np.array([power.detectable(row, level=LEVEL) for row in changed])
     return {
         "false alarms": Rate.of((low > 0) | (high < 0)),
@@ -116,15 +116,16 @@ def sequential_rates(kind: str, *, campaigns: int) -> dict[str, Rate]:
     looks = sequential.looks(UNTIL_BLOCKS, level=LEVEL)
     found: dict[str, list[Bounds]] = {"aa": [], "changed": [], "unspent": []}
     for n in looks:
-        spent = sequential.spent_level(n, looks, level=LEVEL)
-        for name, rows, level in (
-            ("aa", aa, spent),
-            ("changed", changed, spent),
-            ("unspent", aa, LEVEL),
+        spent = partial(
+            intervals.paired_interval, level=sequential.spent_level(n, looks, level=LEVEL)
+        )
+        unspent = partial(intervals.paired_interval, level=LEVEL)
+        for names, rows, rules in (
+            (("aa", "unspent"), aa, (spent, unspent)),
+            (("changed",), changed, (spent,)),
         ):
-            found[name].append(
-                _bounds(rows[:, :n], partial(intervals.paired_interval, level=level))
-            )
+            for name, bounds in zip(names, _bounds(rows[:, :n], *rules), strict=True):
+                found[name].append(bounds)
     low, high = (np.array(side) for side in zip(*found["aa"], strict=True))
     narrow = np.expm1((high - low) / 2) <= UNTIL_PCT / 100
     narrow[-1] = True
@@ -166,17 +167,16 @@ def rule_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
         of = bootstrap.paired(row)
         return Interval(of.estimate, *bootstrap.bounds(of, level=LEVEL), LEVEL, n)
 
-    rules: dict[str, Callable[[Floats], Interval | None]] = {
+    rules: dict[str, Rule] = {
         "exact ranks": lambda row: stats.signed_rank_interval(row, level=LEVEL),
         "BCa, plain": plain,
         "BCa, expanded": expanded,
         "both (the rule)": lambda row: intervals.paired_interval(row, level=LEVEL),
     }
-    found = {}
-    for name, rule in rules.items():
-        low, high = _bounds(rows, rule)
-        found[name] = Rate.of((low > truth) | (high < truth))
-    return found
+    return {
+        name: Rate.of((low > truth) | (high < truth))
+        for name, (low, high) in zip(rules, _bounds(rows, *rules.values()), strict=True)
+    }
 
 
 def needed_factor(kind: str, sizes: tuple[int, ...], *, level: float, campaigns: int) -> float:
@@ -191,24 +191,27 @@ def needed_factor(kind: str, sizes: tuple[int, ...], *, level: float, campaigns:
     if len(sizes) == 1:
         logs = simulated.arms(kind, campaigns=campaigns, blocks=sizes[0], seed=3)
         rows = logs[..., AGAIN] - logs[..., BASELINE]
-        low, high = _bounds(rows, lambda row: intervals.paired_interval(row, level=level))
+        ((low, high),) = _bounds(rows, partial(intervals.paired_interval, level=level))
     else:
         pooled = simulated.noise(kind, random, campaigns=campaigns, trials=sum(sizes))
         pooled = random.permuted(pooled, axis=1)
-        low, high = _bounds(
+        ((low, high),) = _bounds(
             pooled,
             lambda row: intervals.shift_interval(row[: sizes[0]], row[sizes[0] :], level=level),
         )
     return float(np.quantile(-np.roll(low, -1) / ((high - low) / 2), 0.8))
 
 
-def _bounds(rows: Floats, rule: Callable[[Floats], Interval | None]) -> Bounds:
-    low, high = np.empty((2, len(rows)))
+def _bounds(rows: Floats, *rules: Rule) -> list[Bounds]:
+    """Low and high ends of the interval of every row, by each rule."""
+    # Rules inside: those of one row share its bootstrap distribution.
+    ends = np.empty((len(rules), 2, len(rows)))
     for at, row in enumerate(rows):
-        found = rule(row)
-        assert found is not None
-        low[at], high[at] = found.low, found.high
-    return low, high
+        for number, rule in enumerate(rules):
+            found = rule(row)
+            assert found is not None
+            ends[number, :, at] = found.low, found.high
+    return [(low, high) for low, high in ends]
 
 
 def _of_two_samples(first: Floats, second: Floats) -> dict[str, Rate]:
