@@ -334,8 +334,8 @@ RULES: tuple[Rule, ...] = (
         "streams, from 3.16 one a stream); or the busiest core of the sender's node, unless the "
         "nodes share a kernel",
         f"at least {FULL_THREAD_PCT:.0f} % (iperf3), {FULL_CORE_PCT:.0f} % (a core)",
-        "saturated senders show 93 % in the published runs: what interrupts take of the core is not "
-        "iperf3's; threads: its release notes, 3.16; a core: the gate `core_saturated`",
+        "saturated senders show 93 % in the published runs: what interrupts take of the core is "
+        "not iperf3's; threads: its release notes, 3.16; a core: the gate `core_saturated`",
         _sender_core,
     ),
     Rule(
