@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from ebpfperf import judging, metrics, tables
-from ebpfperf.between import Pair, Side, left_out
+from ebpfperf.between import Pair, Side, common_flows, left_out
+from ebpfperf.campaigns_apart import between as differing
+from ebpfperf.campaigns_apart import roles
 from ebpfperf.model import Path
+from ebpfperf.verdict_formats import Condition
 
 _OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
 _NAMES_SHOWN = 3
@@ -48,12 +52,58 @@ def marked(effects: pd.DataFrame, found: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def unmet(expected: Sequence[str], *, differing: Collection[str]) -> tuple[str, ...]:
+def conditions(
+    before: Side, after: Side, *, paired: Sequence[Pair], expected: Collection[str] = ()
+) -> tuple[Condition, ...]:
+    """What was not the same on the nodes, as far as facts say; what was expected to differ last.
+
+    Facts of trials count where their treatment and flow are compared. Nodes whose names differ
+    stand for each other by the end that they carried, where the facts tell.
+
+    Parameters
+    ----------
+    expected
+        Names of facts, or of a kind of them (``offloads`` for ``offloads:nic``, ``felix_spec`` for
+        all its fields).
+    """
+    facts = (
+        _facts_compared(before, after, [pair.before for pair in paired]),
+        _facts_compared(after, before, [pair.after for pair in paired]),
+    )
+    nodes = [set(frame["node"]) for frame in facts]
+    ends = [roles(frame) if nodes[0] != nodes[1] else {} for frame in facts]
+    found = differing(facts[0], facts[1], roles_before=ends[0], roles_after=ends[1])
+    rows = [
+        Condition(
+            str(row["name"]),
+            str(row["node"]),
+            str(row["before"]),
+            str(row["after"]),
+            expected=_is_of(str(row["name"]), expected),
+        )
+        for row in found.to_dict("records")
+    ]
+    return tuple(sorted(rows, key=lambda row: row.expected))
+
+
+def _facts_compared(side: Side, other: Side, treatments: Collection[str]) -> pd.DataFrame:
+    good = side.good
+    flows = {flow.name for flow in common_flows(side.campaign, other.campaign)}
+    ours = good.loc[good["treatment"].isin(treatments) & good["flow"].isin(flows), "trial_id"]
+    facts = side.facts
+    return facts[facts["trial_id"].isna() | facts["trial_id"].isin(ours)]
+
+
+def _is_of(name: str, expected: Collection[str]) -> bool:
+    return name in expected or re.split("[:.]", name)[0] in expected
+
+
+def unmet(expected: Sequence[str], found: Sequence[Condition]) -> tuple[str, ...]:
     """A sentence on each condition that was to differ and does not."""
     return tuple(
-        f"{name} was expected to differ, and no difference of that name was seen."
+        f"{name} was expected to differ, and the facts show no difference of that name."
         for name in expected
-        if name not in differing
+        if not any(_is_of(one.name, [name]) for one in found)
     )
 
 

@@ -115,15 +115,15 @@ def junit(statement: Statement, *, everything: bool = False) -> str:
     """
     shown = leading(statement.effects, everything=everything)
     root = ElementTree.Element("testsuites", {"name": "ebpfperf compare"})
-    only = ElementTree.SubElement(root, "testsuite", {"name": _xml(statement.title)})
-    listed = ElementTree.SubElement(only, "properties")
+    holder = ElementTree.SubElement(root, "testsuite", {"name": _xml(statement.title)})
+    listed = ElementTree.SubElement(holder, "properties")
     for name, value in _properties(statement):
         ElementTree.SubElement(listed, "property", {"name": _xml(name), "value": _xml(value)})
     counts = {"tests": len(shown), "failures": 0, "errors": 0, "skipped": 0}
     for row in shown.to_dict("records"):
         label = metrics.metric(str(row["metric"])).label
         case = ElementTree.SubElement(
-            only,
+            holder,
             "testcase",
             {"classname": _xml(row["flow"]), "name": _xml(f"{row['treatment']} {label}")},
         )
@@ -140,8 +140,8 @@ def junit(statement: Statement, *, everything: bool = False) -> str:
         *_warned(statement),
         *(verdict_rows.cost_detail(row) for row in _records(statement.costs)),
     ]
-    ElementTree.SubElement(only, "system-out").text = _xml("\n".join(lines))
-    for element in (root, only):
+    ElementTree.SubElement(holder, "system-out").text = _xml("\n".join(lines))
+    for element in (root, holder):
         element.attrib.update({name: str(count) for name, count in counts.items()})
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")

@@ -193,7 +193,7 @@ def _between(
         units=(_units(stores[0]), _units(stores[1])),
     )
     problems = comparable.check(found, accepted=accepted)
-    conditions: tuple[verdict_formats.Condition, ...] = ()
+    conditions = between_findings.conditions(one, other, paired=paired, expected=expected)
     marks = between_findings.marks(
         accepted=accepted if problems else None,
         unexpected=[each.name for each in conditions if not each.expected],
@@ -217,7 +217,7 @@ def _between(
         sentences=(
             *findings.notice(other.facts).items,
             *between_findings.sentences(one, other, effects, paired=paired),
-            *between_findings.unmet(expected, differing={each.name for each in conditions}),
+            *between_findings.unmet(expected, conditions),
         ),
         accepted=verdict_formats.Accepted(accepted, problems) if accepted and problems else None,
     )
