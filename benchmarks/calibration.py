@@ -145,7 +145,9 @@ def sequential_rates(kind: str, *, campaigns: int) -> dict[str, Rate]:
 
 
 def rule_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
-    """How often other rules miss, of ``n`` blocks from ten up: why the rule is what it is.
+    """How often other rules miss, and find, with ``n`` blocks from ten up: why the rule is so.
+
+    What is to be found is an effect of three standard errors of normal noise.
 
     ``lopsided`` noise is normal under the baseline and skewed under the treatment, so that the
     treatment does not move all observations alike; what should be covered is then the median of
@@ -173,10 +175,12 @@ def rule_rates(kind: str, n: int, *, campaigns: int) -> dict[str, Rate]:
         "BCa, expanded": expanded,
         "both (the rule)": lambda row: intervals.paired_interval(row, level=LEVEL),
     }
-    return {
-        name: Rate.of((low > truth) | (high < truth))
-        for name, (low, high) in zip(rules, _bounds(rows, *rules.values()), strict=True)
-    }
+    effect = 3 * math.sqrt(2 / n)
+    rates = {}
+    for name, (low, high) in zip(rules, _bounds(rows, *rules.values()), strict=True):
+        rates[f"{name}, misses"] = Rate.of((low > truth) | (high < truth))
+        rates[f"{name}, finds"] = Rate.of(low - truth + effect > 0)
+    return rates
 
 
 def needed_factor(kind: str, sizes: tuple[int, ...], *, level: float, campaigns: int) -> float:

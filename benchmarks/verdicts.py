@@ -180,9 +180,7 @@ def report(found: Mapping[str, Mapping[str, Table]]) -> str:
     lines = []
     for part, tables in found.items():
         for outcome, table in tables.items():
-            by = "misses by " if part == "other rules" else ""
-            title = f"{part}: {by}{outcome}"
-            lines.append(markdown(f"{title}, percent", table, head=""))
+            lines.append(markdown(f"{part}: {outcome}, percent", table, head=""))
     lines.append("Aims")
     for part in ("paired by block", "stopping early", "costs in two campaigns"):
         lines += aims(part, found[part])

@@ -185,7 +185,7 @@ def _replicates(
 
 
 def _acceleration(influences: tuple[Floats, ...], *, near: float) -> float:
-    """From the jackknife; 0.0 where no observation moves more of the estimate than its last bits."""
+    """From the jackknife; 0.0 where no observation moves the estimate beyond rounding."""
     largest = max(float(np.max(np.abs(one))) for one in influences)
     if largest <= near:
         return 0.0
