@@ -169,13 +169,14 @@ def _programs(hooks: Mapping[str, Iterable[str]] | None) -> str:
 
 
 def _log_level(devices: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """``bpf_log_level``, where there are programs: their names tell it up to Calico v3.20.
+    """``bpf_log_level``, where Calico's programs are: their names tell it up to v3.20.
 
     Such a filter's name is the object's file: ``from_hep_fib_no_log.o:[calico_from_host_ep]``
     (felix/bpf/tc/attach.go).
     """
     hooks = [device.get("programs") or {} for device in devices]
     names = [name for each in hooks for shown in each.values() for name in shown]
+    names = [name for name in names if "cali" in name]
     if not names:
         return {}
     levels = sorted({match[1] for name in names if (match := _LEVEL.search(name))})

@@ -182,7 +182,12 @@ def _difference(
 def _one_unread(
     arms: _Arms, fact: tuple[str, str], sides: list[list[str]], where: str
 ) -> dict[str, str] | None:
-    """A fact that one arm alone could tell; None where no arm could, or the device is not there."""
+    """A fact that one arm alone could tell; None where no arm could, or the device is not there.
+
+    Nor is it said of what may differ anyhow, because the treatments do.
+    """
+    if belongs(fact[1], arms.base, arms.other):
+        return None
     known = [[value for value in side if value and not _unread(value)] for side in sides]
     unread = [[value for value in side if value.startswith(UNKNOWN)] for side in sides]
     for side, name in ((0, "the baseline"), (1, arms.treatment)):

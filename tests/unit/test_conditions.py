@@ -188,13 +188,19 @@ def test_processors_that_are_not_alike_are_told_apart() -> None:
         (["from_hep_fib_no_log.o:[calico_from_host_ep]"], "Off"),
         (["from_wep_debug.o:[calico_from_workload_ep]"], "Debug"),
         (["to_tnl_fib_dsr_info.o:[calico_to_tunnel_ep]"], "Info"),
-        (["a_no_log.o:[x]", "b_debug.o:[x]"], "Debug, Off"),
+        (["from_hep_no_log.o:[calico_x]", "to_hep_debug.o:[calico_y]"], "Debug, Off"),
         (["cali_tc_preambl:[71]"], "UNKNOWN: since Calico v3.21 a program's name does not tell it"),
     ],
 )
 def test_the_log_level_as_names_of_programs_show_it(names: list[str], level: str) -> None:
     found = parsed(devices={"nic": device(programs={"ingress": names})})
     assert found["bpf_log_level"] == level
+
+
+def test_programs_of_others_tell_no_log_level() -> None:
+    found = parsed(devices={"nic": device(programs={"ingress": ["other.o:[tc/decap]"]})})
+    assert "bpf_log_level" not in found
+    assert found["programs:nic"] == "ingress other.o:[tc/decap]"
 
 
 def test_nothing_new_at_each_load_is_in_a_programs_fact() -> None:

@@ -207,6 +207,18 @@ def test_unknown_in_one_arm_is_said_and_no_difference() -> None:
     assert ("node-1", "kernel") not in kinds(confounders.differences(*frames(campaign(), some)))
 
 
+def test_unknown_of_what_the_treatment_sets_is_not_said() -> None:
+    def say(trial: Trial) -> Told:
+        ours = trial.treatment.name == "other"
+        return {("node-1", "bpf_log_level"): "UNKNOWN: not shown" if ours else None}
+
+    programs = replace(felix(), dataplane=Dataplane.EBPF)
+    told = kinds(confounders.differences(*frames(campaign(programs), say)))
+    assert ("node-1", "bpf_log_level") not in told
+    told = kinds(confounders.differences(*frames(campaign(felix()), say)))
+    assert told["node-1", "bpf_log_level"] == "unknown"
+
+
 def test_a_node_that_could_not_say_is_unknown_in_all() -> None:
     def say(trial: Trial) -> Told:
         if trial.treatment.name != "vxlan":
