@@ -112,7 +112,8 @@ def of_arms(
         ``ARM_COLUMNS``, of the good trials that are compared. ``n_limited`` of ``n_trials`` had the
         limiter, ``n_sure`` of them surely; ``evidence`` is that of the one nearest the median rate;
         ``others`` counts the other limiters. Rates, ceiling and parts are medians;
-        ``headers_ratio`` is the ratio to the baseline that headers alone explain on a full link.
+        ``headers_ratio`` is the ratio to the baseline that headers alone explain on a full link,
+        NaN for a paced flow.
     """
     ours = compare.watched(trials, campaign)
     ours = ours[ours["status"].eq(Status.OK.value)].merge(found, on="trial_id")
@@ -134,7 +135,8 @@ def of_arms(
             base = base or row
             ratio = _measured(effects, flow=flow.name, treatment=treatment)
             row["measured_ratio"] = _ratio(row, base, _RATE_OF_ARM) if ratio is None else ratio
-            row["headers_ratio"] = _ratio(row, base, "payload_part")
+            if flow.rate_bits_per_s is None:
+                row["headers_ratio"] = _ratio(row, base, "payload_part")
             rows.append(row)
     return pd.DataFrame(rows, columns=list(ARM_COLUMNS)).astype(ARM_COLUMNS)
 
@@ -252,8 +254,7 @@ def _headers(ours: Sequence[Mapping[Hashable, Any]]) -> list[str]:
     parts = []
     for row in ours:
         headers, measured = row["headers_ratio"], row["measured_ratio"]
-        paced = Limiter(row["limiter"]) is Limiter.PACED
-        if paced or pd.isna(measured) or not abs(headers - 1) >= _WORTH_SAYING:
+        if pd.isna(measured) or not abs(headers - 1) >= _WORTH_SAYING:
             continue
         whole, part = tables.percent(measured), tables.percent(headers)
         alike = (measured < 1) is (headers < 1)

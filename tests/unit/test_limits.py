@@ -536,6 +536,8 @@ def test_headers_explain_a_part_of_a_measured_ratio() -> None:
     assert said == "Flow tcp against none: vxlan −20.0 %, of which headers make at most −3.5 %."
     faster = limits.sentences(arms.assign(measured_ratio=[1.0, 1.1]))[1]
     assert faster == "Flow tcp against none: vxlan +10.0 %, where headers alone make −3.5 %."
+    paced = campaign(replace(TCP, rate_bits_per_s=20e9))
+    assert len(limits.sentences(limits.of_arms(found, rows, paced))) == 1
     effects = pd.DataFrame(
         [("received_bits_per_s", "tcp", "vxlan", 0.9), ("rr_p50_ns", "tcp", "vxlan", 2.0)],
         columns=["metric", "flow", "treatment", "ratio"],
