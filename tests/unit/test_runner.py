@@ -23,10 +23,21 @@ from ebpfperf.errors import (
     SettleError,
     StoreError,
 )
-from ebpfperf.model import Endpoint, Fact, Flow, Reading, Status, Trial, Workload, WorkloadKind
+from ebpfperf.model import (
+    Endpoint,
+    Fact,
+    Flow,
+    Quiet,
+    Reading,
+    Status,
+    Trial,
+    Workload,
+    WorkloadKind,
+)
 from ebpfperf.store import Store
 
 CAMPAIGN = replace(synthetic.CAMPAIGN, blocks=2, probes=("tcp_rtt",))
+CALM = Quiet(busy_pct=7)
 
 
 class FakeNode:
@@ -404,3 +415,21 @@ def test_nobody_looks_unless_asked(store: Store, world: Any) -> None:
     found = results(store, world(log=log))
     assert "look" not in log
     assert all(not fact.name.startswith("live_") for r in found for fact in r.facts)
+
+
+def test_nodes_are_waited_for_before_each_trial_and_that_is_told(
+    store: Store, world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any) -> Reading:
+        asked.append(tuple(names))
+        assert quiet == CALM
+        return Reading(metrics={"waited_s": 3.0, "idle_busy_pct": 12.0})
+
+    monkeypatch.setattr(runner.quiet, "wait", wait)
+    store = Store.create(tmp_path / "quiet", replace(CAMPAIGN, quiet=CALM))
+    found = results(store, world())
+    assert asked == [("node-1", "node-2")] * len(found)
+    assert all(r.metrics["waited_s"] == 3 and r.metrics["idle_busy_pct"] == 12 for r in found)
+    assert all(r.overhead_s < 2 for r in found)
