@@ -201,7 +201,7 @@ def calibrate(campaigns: int) -> str:
                 cells = " | ".join(f"{one:.2f}" for one in needed)
                 lines.append(
                     f"| {'+'.join(map(str, sizes))} | {level:.4f} | {cells} | {max(needed):.2f} "
-                    f"| {power.factor(min(sizes)):.2f} |"
+                    f"| {power.factor(min(sizes), paired=len(sizes) == 1):.2f} |"
                 )
     return "\n".join(lines)
 

@@ -137,7 +137,7 @@ def test_detectable_is_wider_than_half_the_interval_and_grows_with_the_family() 
     assert power.detectable_shift(data[:3], data[3:6], level=0.95) == math.inf
     shift = intervals.shift_interval(data[:5], data[5:], level=0.95)
     assert shift is not None
-    expected = power.factor(5) * (shift.high - shift.low) / 2
+    expected = power.factor(5, paired=False) * (shift.high - shift.low) / 2
     assert power.detectable_shift(data[:5], data[5:], level=0.95) == pytest.approx(expected)
 
 
