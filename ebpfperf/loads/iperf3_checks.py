@@ -8,9 +8,9 @@ end that printed them counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import compress
 from operator import itemgetter
 from typing import Any
 
@@ -26,8 +26,8 @@ _ADDED_OFF = 0.01  # intervals are cut by a timer, while the streams go on
 _TIMER_S = 0.1
 _LARGEST = 1e18
 _NUMBERS = {int, float}
+_LIMITS = frozenset({"omit", "bytes", "blocks"})
 _OF_SUM = itemgetter("seconds", "bytes", "bits_per_second", "end", "omitted")
-_OF_STREAM = itemgetter("bytes", "bits_per_second")
 
 
 class Doubt(Exception):
@@ -75,15 +75,13 @@ def asked(test: Mapping[str, Any]) -> None:
     """Doubt unless the document says what was asked for."""
     if test["protocol"] not in ("TCP", "UDP", "SCTP"):
         raise Doubt(Reason.INCONSISTENT, f"protocol {test['protocol']!r}")
-    for key in ("reverse", "bidir"):
-        if test.get(key, 0 if key == "bidir" else None) not in (0, 1):
-            raise Doubt(Reason.INCONSISTENT, f"{key} is {test.get(key)!r}")
+    if test["reverse"] not in (0, 1) or test.get("bidir", 0) not in (0, 1):
+        raise Doubt(Reason.INCONSISTENT, "reverse and bidir are not 0 or 1")
     if amount(test, "num_streams") < 1:
         raise Doubt(Reason.INCONSISTENT, "no streams")
     amount(test, "duration")
-    for key in ("omit", "bytes", "blocks"):
-        if key in test:
-            amount(test, key)
+    for key in _LIMITS & test.keys():
+        amount(test, key)
 
 
 def directions(end: Mapping[str, Any], streams: int, *, reverse: bool, bidir: bool) -> None:
@@ -137,7 +135,9 @@ class Judge:
             else:
                 sent = sent if sent["bytes"] else None
         own = sent if sends else received
-        if own is None or not all(amount(p, "bytes") > 0 for p in (sent, received) if p):
+        if own is None or not (
+            (sent is None or sent["bytes"] > 0) and (received is None or received["bytes"] > 0)
+        ):
             raise Doubt(Reason.NO_TRAFFIC, f"{name}: {received and received['bytes']} bytes")
         if whole is not None and lost_pct is None and not (self._server and sends):
             raise Doubt(Reason.INCONSISTENT, f"{name}: bytes, but no datagrams")
@@ -167,9 +167,11 @@ class Judge:
             if part is not None and (part is not whole or timed_s):
                 _rate(part)
         streams = self._streams(sends=sends, suffix=suffix)
-        for part, side in ((sent, "udp" if self._udp else "sender"), (received, "receiver")):
-            if part is not None and not (self._udp and side == "receiver"):
-                _adds([stream[side] for stream in streams], part, "bytes")
+        if self._udp:
+            _adds([stream["udp"] for stream in streams], sent, "bytes")
+        else:
+            _adds([stream["sender"] for stream in streams], sent, "bytes")
+            _adds([stream["receiver"] for stream in streams], received, "bytes")
         return Totals(
             sent_bits_per_s=None if sent is None else float(sent["bits_per_second"]),
             received_bits_per_s=None if received is None else float(received["bits_per_second"]),
@@ -185,10 +187,8 @@ class Judge:
         if not self._intervals:
             return 0, 0
         key = f"sum{suffix}"
-        lists = [item["streams"] for item in self._intervals]
         if not suffix:
-            for values in zip(*map(_OF_STREAM, chain.from_iterable(lists)), strict=True):
-                _column(values)
+            _column([part["bytes"] for item in self._intervals for part in item["streams"]])
         *numbers, omitted = zip(*map(_OF_SUM, [i[key] for i in self._intervals]), strict=True)
         for values in numbers:
             _column(values)
@@ -222,14 +222,11 @@ class Judge:
         return whole, received
 
     def _streams(self, *, sends: bool, suffix: str) -> list[Mapping[str, Any]]:
-        """The streams of this direction, which all have what a stream must have."""
+        """The streams of this direction."""
         streams: list[Mapping[str, Any]] = self._end["streams"]
-        sides = ("udp",) if self._udp else ("sender", "receiver")
-        for stream in streams:
-            for side in sides:
-                amount(stream[side], "bytes")
         if suffix or f"sum_sent{REVERSE}" in self._end or f"sum{REVERSE}" in self._end:
-            ours = [stream for stream in streams if stream[sides[0]]["sender"] is sends]
+            side = "udp" if self._udp else "sender"
+            ours = [stream for stream in streams if stream[side]["sender"] is sends]
             if len(ours) * 2 != len(streams):
                 raise Doubt(Reason.INCONSISTENT, "the streams are not half of each direction")
             return ours
@@ -257,13 +254,14 @@ def _rate(part: Mapping[str, Any]) -> None:
         )
 
 
-def _adds(parts: list[Mapping[str, Any]], total: Mapping[str, Any], key: str) -> None:
-    added, expected = sum([amount(part, key) for part in parts]), amount(total, key)
-    if abs(added - expected) > 1e-3 * max(added, expected):
-        raise Doubt(Reason.INCONSISTENT, f"{key} of the streams are {added}, of all {expected}")
+def _adds(parts: list[Mapping[str, Any]], total: Mapping[str, Any] | None, key: str) -> None:
+    """Doubt unless the parts are numbers and, where the total is known, add up to it."""
+    added = sum([amount(part, key) for part in parts])
+    if total is not None and abs(added - total[key]) > 1e-3 * added:
+        raise Doubt(Reason.INCONSISTENT, f"{key} of the streams are {added}, of all {total[key]}")
 
 
-def _column(values: tuple[Any, ...]) -> None:
+def _column(values: Sequence[Any]) -> None:
     """Doubt unless all are numbers that ``amount`` would take."""
     if not {*map(type, values)} <= _NUMBERS:
         raise Doubt(Reason.INCONSISTENT, "a number of an interval is none")

@@ -12,7 +12,6 @@ Format: printed by iperf3 3.0 to 3.21, by a client or a server; see ``iperf_api.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -253,16 +252,17 @@ def _object(value: object) -> Mapping[str, Any]:
     return value if type(value) is dict else {}
 
 
-def _plain(value: object) -> float | None:
+def _plain(value: Any) -> float | None:
     """A number that can be one of seconds, bytes or bits; None for anything else."""
-    return value if type(value) in (int, float) and 0 <= value < 1e18 else None  # type: ignore[operator,return-value]
+    kind = type(value)
+    return value if (kind is int or kind is float) and 0 <= value < 1e18 else None
 
 
-def _whole(value: object) -> int | None:
-    number = _plain(value)
-    return None if number is None else int(number)
+def _whole(value: Any) -> int | None:
+    kind = type(value)
+    return int(value) if (kind is int or kind is float) and 0 <= value < 1e18 else None
 
 
 def _percent(value: object) -> float | None:
     number = _plain(value)
-    return number if number is not None and math.isfinite(number) and number < 1e6 else None
+    return number if number is not None and number < 1e6 else None

@@ -1,7 +1,7 @@
 """Rows of an iperf3 document that has been judged: intervals, streams, streams in intervals. Pure.
 
-Numbers beside bytes and rates are None where they are missing or cannot be: windows and round-trip
-times are printed by a sender alone, and 0 there is "not measured".
+Numbers beside bytes and the rates of sums are None where they are missing or cannot be: windows and
+round-trip times are printed by a sender alone, and 0 there is "not measured".
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class StreamInterval:
     omitted: bool
     forward: bool
     sender: bool
-    bits_per_s: float
+    bits_per_s: float | None
     byte_count: int
     retransmits: int | None
     lost_packets: int | None
@@ -142,7 +142,7 @@ def stream_intervals(document: Mapping[str, Any], sides: Sides) -> Iterator[Stre
                 omitted=bool(total["omitted"]),
                 forward=forward,
                 sender=sends,
-                bits_per_s=float(stream["bits_per_second"]),
+                bits_per_s=_number(stream.get("bits_per_second")),
                 byte_count=int(stream["bytes"]),
                 retransmits=_count(stream.get("retransmits")),
                 lost_packets=_count(stream.get("lost_packets")),
