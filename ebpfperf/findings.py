@@ -12,12 +12,11 @@ from html import escape
 from pathlib import Path as FilePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ebpfperf import compare, metrics, tables
 from ebpfperf.expectations import AS_EXPECTED, CONTRADICTS, NO_EXPECTATION, UNDECIDED
-from ebpfperf.model import Campaign, Path, Status
+from ebpfperf.model import Campaign, Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
         f"{entry.label} (flow {first['flow']}, {entry.better.value} is better). "
         f"Baseline {first['baseline']}: {entry.show(first['baseline_value'])}."
     )
-    return Headline(lead, tuple((_change(row), tables.verdict(row)) for row in rows))
+    return Headline(lead, tuple((change(row), tables.verdict(row)) for row in rows))
 
 
 def agreement(expected: pd.DataFrame) -> Sentences:
@@ -201,7 +200,7 @@ def agreement(expected: pd.DataFrame) -> Sentences:
     said += [
         f"Contradicts: {metrics.metric(str(row['metric'])).label} of {row['flow']} under "
         f"{row['treatment']} was expected to be {_EXPECTED[row['expected']]}, and is "
-        f"{_change(row | {'detectable_pct': float('nan')}).partition(' ')[2]}, "
+        f"{change(row | {'detectable_pct': float('nan')}).partition(' ')[2]}, "
         f"{tables.verdict(row)}. {tables.grounds(row)}"
         for row in kept[kept["agreement"].eq(CONTRADICTS)].to_dict("records")
     ]
@@ -215,156 +214,12 @@ def agreement(expected: pd.DataFrame) -> Sentences:
 _EXPECTED = {"none": "the same", "slower": "worse", "faster": "better", "some": "different"}
 
 
-def _change(row: Mapping[Hashable, Any]) -> str:
+def change(row: Mapping[Hashable, Any]) -> str:
+    """An effect in a few words: treatment, change with interval, what could be detected."""
     estimate = tables.estimated(row["ratio"], row["low"], row["high"], show=tables.percent)
     if row["verdict"] in ("undecided", "equivalent"):
         estimate += f", detectable {tables.detectable(row['detectable_pct'])}"
     return f"{row['treatment']} {estimate}"
-
-
-def validity(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
-    """Whether to believe it: trials and blocks against the plan, failures, warnings, conditions."""
-    planned = campaign.blocks * campaign.trials_per_block
-    ok = trials[trials["status"].eq(Status.OK.value)]
-    of_block = compare.watched(ok, campaign).groupby("block").size()
-    complete = of_block.eq(len(campaign.treatments) * len(campaign.flows)).sum()
-    said = [
-        f"{len(ok)} of {planned} planned trials are good; {complete} of {campaign.blocks} blocks "
-        f"are complete ({compare.FEWEST_BLOCKS} are the fewest for a verdict).",
-        f"Intervals are at least {campaign.level:.0%} for each comparison alone; with many "
-        "comparisons some will miss by chance.",
-    ]
-    bad = trials[trials["status"].ne(Status.OK.value)]
-    causes = bad["reason"].str.split(":").str[0].value_counts()
-    said += [f"{count} trial(s) failed: {cause or 'no reason'}." for cause, count in causes.items()]
-    said += _warned(trials)
-    said += _looked_at(trials, facts)
-    effects = compare.effects(trials, campaign)
-    said += _underlay(effects, campaign)
-    said += _blocks_needed(effects, campaign)
-    return Sentences(tuple(said))
-
-
-def overhead(found: pd.DataFrame, campaign: Campaign) -> Sentences:
-    """What the probes cost (``compare.probe_overhead``), by flow; or why that is not known."""
-    names = ", ".join(campaign.optional_probes)
-    if not names:
-        return Sentences(("No probe watched but those that are always on.",))
-    if not campaign.probes_off:
-        return Sentences(
-            (
-                f"This campaign has no probes-off arm, so that what its probes ({names}) cost here "
-                "is unknown; `probes_off: true` adds one.",
-            )
-        )
-    rows = found[found["metric"].isin(metrics.HEADLINE)]
-    if rows.empty:
-        return Sentences(("No trial has given a number to tell the probes' cost by yet.",))
-    said = [
-        f"The probes ({names}) changed flow {flow} by: "
-        f"{'; '.join(map(_cost, ours.to_dict('records')))}."
-        for flow, ours in rows.groupby("flow", sort=False)
-    ]
-    said.append(
-        f"That is their cost under the baseline {campaign.baseline}; what they cost under another "
-        "treatment was not measured."
-    )
-    if rows["warnings"].str.contains(_PROBE_FAILED).any():
-        said.append(
-            "Not every probe watched every trial (the warnings say which), so that this is not the "
-            "cost of all of them."
-        )
-    return Sentences(tuple(said))
-
-
-# How a trial's warnings name a probe that had nothing to say.
-_PROBE_FAILED = r"(?:^|; )probe "
-
-
-def _cost(row: Mapping[Hashable, Any]) -> str:
-    label = metrics.metric(str(row["metric"])).label
-    if pd.isna(row["ratio"]):
-        return f"{label} UNKNOWN, {tables.verdict(row)}"
-    _, _, change = _change(row).partition(f"{compare.PROBES_ON} ")
-    return f"{label} {change}, {tables.verdict(row)}"
-
-
-def _warned(trials: pd.DataFrame) -> list[str]:
-    texts = trials["warnings"].str.split("; ").explode()
-    counts = texts[texts.ne("")].value_counts()
-    return [f"{text} ({count} of {len(trials)} trials)." for text, count in counts.items()]
-
-
-def _looked_at(trials: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
-    count = int(facts["name"].eq("live_view").sum())
-    if not count:
-        return []
-    return [
-        f"{count} of {len(trials)} trials were looked at while their traffic ran (live view): that "
-        "takes processor time on the nodes, which their numbers contain."
-    ]
-
-
-def _blocks_needed(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
-    """How many blocks would decide what is undecided: an interval narrows with their root."""
-    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
-    undecided = effects[effects["verdict"].eq("undecided") & ~effects["flow"].isin(hosts)]
-    said, hopeless = [], []
-    for name in metrics.HEADLINE:
-        rows = undecided[undecided["metric"].eq(name) & undecided["low"].notna()]
-        if rows.empty:
-            continue
-        label = metrics.metric(name).label
-        width = np.log(rows["high"] / rows["low"]) / 2 / np.log1p(campaign.margin_pct / 100)
-        needed = int(np.ceil((rows["n_blocks"] * width**2).max()))
-        if needed > _MANY_BLOCKS:
-            hopeless.append(label)
-        else:
-            said.append(
-                f"{label} is undecided: at this noise about {needed} blocks would narrow its "
-                "intervals to the margin."
-            )
-    if hopeless:
-        said.append(
-            f"{', '.join(hopeless)}: undecided, and the noise is so far beyond the margin that "
-            "more blocks alone will not do. Lengthen the trials and quieten the nodes first."
-        )
-    return said
-
-
-_MANY_BLOCKS = 200
-
-
-def _underlay(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
-    """What the path that no overlay touches shows: any difference there is noise or drift."""
-    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
-    if not hosts:
-        return ["No host-host flow was driven: what the underlay itself carries is not known."]
-    rows = effects[effects["flow"].isin(hosts) & effects["metric"].isin(_OF_THE_UNDERLAY)]
-    if rows.empty:
-        return [
-            "Between hosts no trial has given a number: what the underlay carries is not known."
-        ]
-    off = [
-        f"{row['treatment']} {tables.percent(row['ratio'])} "
-        f"({tables.interval(row['low'], row['high'])})"
-        for row in rows.to_dict("records")
-        if row["verdict"] in ("better", "worse")
-    ]
-    if off:
-        return [
-            "Between hosts, where no overlay is in the way, treatments differ all the same: "
-            + "; ".join(off)
-            + ". Differences of that size between pods prove nothing."
-        ]
-    seen = tables.detectable(rows["detectable_pct"].max())
-    return [
-        "Between hosts, where no overlay is in the way, no difference was established "
-        f"(detectable {seen})."
-    ]
-
-
-_OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
 
 
 def repeat(campaign: FilePath, notebook: str) -> Commands:

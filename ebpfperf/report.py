@@ -26,7 +26,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from ebpfperf import compare, export, findings, page, templates
+from ebpfperf import export, findings, page, templates, verdicts
 from ebpfperf.errors import EbpfperfError, ReportError
 from ebpfperf.store import Store
 
@@ -219,8 +219,7 @@ def _render_job(template: Path, campaign: Path, folder: Path, force: bool) -> Re
 
 
 def _index(store: Store, reports: Sequence[Report]) -> str:
-    trials, facts = store.frame("trials"), store.frame("facts")
-    effects = compare.effects(trials, store.campaign, facts=facts)
+    facts, effects = store.frame("facts"), verdicts.of_store(store).effects
     links = "".join(
         f'<li><a href="{escape(report.html.name)}">{escape(report.title)}</a>'
         f"{' (incomplete: ' + escape(report.error) + ')' if report.error else ''}</li>"

@@ -146,7 +146,7 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
     With ``metric`` only that one; what must be minded beside a row is lettered below the table.
     """
     kept = found[found["metric"].eq(metric)] if metric else found
-    frame, notes = _compared(kept)
+    frame, notes = compared(kept)
     if metric and len(frame):
         frame = frame.drop(columns="metric")
     label = metrics.metric(metric).label if metric else "All metrics"
@@ -154,7 +154,7 @@ def effects(found: pd.DataFrame, campaign: Campaign, *, metric: str = "") -> Tab
         f"{label}: each treatment against {campaign.baseline}, "
         f"equivalent within ±{campaign.margin_pct:g} %",
         frame,
-        numeric=(campaign.baseline, "treated", *_COMPARED_NUMERIC),
+        numeric=(campaign.baseline, "treated", *COMPARED_NUMERIC),
         notes=notes,
         folded=not metric,
     )
@@ -164,22 +164,22 @@ def overhead(found: pd.DataFrame, campaign: Campaign) -> tuple[Table, ...]:
     """What the probes cost (``compare.probe_overhead``); none where there is nothing to show."""
     if found.empty:
         return ()
-    frame, notes = _compared(found)
+    frame, notes = compared(found)
     return (
         Table(
             f"Probes on against probes off, both under {campaign.baseline}, "
             f"equivalent within ±{campaign.margin_pct:g} %",
             frame.drop(columns="treatment").rename(columns={"treated": compare.PROBES_ON}),
-            numeric=(compare.PROBES_OFF, compare.PROBES_ON, *_COMPARED_NUMERIC),
+            numeric=(compare.PROBES_OFF, compare.PROBES_ON, *COMPARED_NUMERIC),
             notes=notes,
         ),
     )
 
 
-_COMPARED_NUMERIC = ("change", "interval", "detectable", "blocks")
+COMPARED_NUMERIC = ("change", "interval", "detectable", "blocks")
 
 
-def _compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Effects as text, and the notes that their last column has the letters of."""
     notes: list[str] = []
     rows = []

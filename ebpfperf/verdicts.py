@@ -155,7 +155,7 @@ def marked(
     itself = [_itself(row) for row in aa_differences(aa).to_dict("records")]
     confounded = confounders.marks(differences)
     against = gates.tripped(comparison_gates).to_dict("records")
-    noisy = _noisy(trials, trial_gates, campaign)
+    noise = noisy(trials, trial_gates, campaign)
     rows = []
     for row in effects.to_dict("records"):
         key = (str(row["treatment"]), str(row["flow"]))
@@ -171,7 +171,7 @@ def marked(
             else:
                 marks.append(str(told["gate"]))
         for name in (str(row["baseline"]), key[0]):
-            for gate, count, n in noisy.get((name, key[1]), ()):
+            for gate, count, n in noise.get((name, key[1]), ()):
                 marks.append(gate)
                 said.append(f"{gate} in {count} of {n} trials of {name}")
         warnings = [text for text in str(row["warnings"]).split("; ") if text]
@@ -196,7 +196,7 @@ def _about(gate: Mapping[Hashable, Any], row: Mapping[Hashable, Any]) -> bool:
     return treatment and gate["flow"] in ("", row["flow"]) and gate["metric"] in ("", row["metric"])
 
 
-def _noisy(
+def noisy(
     trials: pd.DataFrame, found: pd.DataFrame, campaign: Campaign
 ) -> dict[tuple[str, str], list[tuple[str, int, int]]]:
     """(treatment, flow) → gates that most of its good trials have tripped, with the counts."""
@@ -205,10 +205,10 @@ def _noisy(
     good = good[["trial_id", "treatment", "flow"]]
     sizes = good.groupby(["treatment", "flow"]).size()
     joined = doubts.drop_duplicates(["trial_id", "gate"]).merge(good, on="trial_id")
-    noisy: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+    most: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
     for row in joined.value_counts(["treatment", "flow", "gate"]).reset_index().to_dict("records"):
         key = (str(row["treatment"]), str(row["flow"]))
         count, n = int(row["count"]), int(sizes[key])
         if count > _MOST * n:
-            noisy.setdefault(key, []).append((str(row["gate"]), count, n))
-    return noisy
+            most.setdefault(key, []).append((str(row["gate"]), count, n))
+    return most

@@ -21,7 +21,15 @@ from synthetic import (
     trials_frame,
 )
 
-from ebpfperf import capacity, charts, compare, distributions, expectations, findings, tables
+from ebpfperf import (
+    capacity,
+    charts,
+    compare,
+    distributions,
+    expectations,
+    tables,
+    validity,
+)
 from ebpfperf.model import Campaign, TrialResult
 
 BARE = replace(CAMPAIGN, probes_off=True)
@@ -79,13 +87,13 @@ def test_what_ran_shows_them() -> None:
     assert ran.set_index("trial")["probes"].to_dict() == {
         name: "none" if name.endswith("-bare") else "tcp_rtt" for name in TRIALS["trial_id"]
     }
-    said = findings.validity(TRIALS, FACTS, BARE).items[0]
+    said = validity.of_trials(TRIALS, FACTS, BARE).items[0]
     assert said.startswith("96 of 96 planned trials are good; 8 of 8 blocks are complete")
 
 
 def test_a_bare_trial_that_failed_leaves_its_block_complete() -> None:
     found = [spoil(result, at="b003-none-tcp-bare") for result in RESULTS]
-    said = findings.validity(trials_frame(found), FACTS, BARE).items[0]
+    said = validity.of_trials(trials_frame(found), FACTS, BARE).items[0]
     assert said.startswith("95 of 96 planned trials are good; 8 of 8 blocks are complete")
 
 
@@ -149,13 +157,13 @@ def test_no_good_bare_trial_is_void_and_said_to_be_unknown() -> None:
     bare = TRIALS["trial_id"].str.endswith("-bare")
     found = overhead(TRIALS.assign(status=np.where(bare, "failed", "ok")))
     assert one(found, METRIC, "tcp").verdict == "void"
-    said = str(findings.overhead(found, BARE))
+    said = str(validity.overhead(found, BARE))
     assert "Throughput UNKNOWN, void: no complete block has this number" in said
     assert "nan" not in said
 
 
 def test_the_sentences_name_probes_flows_and_what_it_is_the_cost_of() -> None:
-    said = findings.overhead(overhead(), BARE).items
+    said = validity.overhead(overhead(), BARE).items
     assert [text.partition(":")[0] for text in said[:3]] == [
         f"The probes (tcp_rtt) changed flow {flow} by" for flow in ("tcp", "host-tcp", "rr")
     ]
@@ -167,7 +175,7 @@ def test_the_sentences_name_probes_flows_and_what_it_is_the_cost_of() -> None:
 
 def test_probes_that_did_not_run_are_not_said_to_cost_nothing() -> None:
     warned = TRIALS.assign(warnings=np.where(TRIALS["probes"].ne(""), "probe tcp_rtt: no bcc", ""))
-    assert "Not every probe watched" in str(findings.overhead(overhead(warned), BARE))
+    assert "Not every probe watched" in str(validity.overhead(overhead(warned), BARE))
 
 
 def test_without_the_arm_the_cost_is_unknown_and_how_to_have_it_is_said() -> None:
@@ -175,9 +183,9 @@ def test_without_the_arm_the_cost_is_unknown_and_how_to_have_it_is_said() -> Non
     assert found.empty
     assert list(found.columns) == list(compare.COLUMNS)
     assert tables.overhead(found, CAMPAIGN) == ()
-    (said,) = findings.overhead(found, CAMPAIGN).items
+    (said,) = validity.overhead(found, CAMPAIGN).items
     assert "is unknown; `probes_off: true` adds one." in said
-    (said,) = findings.overhead(found, replace(CAMPAIGN, probes=("host_counters",))).items
+    (said,) = validity.overhead(found, replace(CAMPAIGN, probes=("host_counters",))).items
     assert said == "No probe watched but those that are always on."
 
 
@@ -189,5 +197,5 @@ def test_the_table_has_both_sides() -> None:
 
 
 def test_before_any_trial_nothing_is_claimed() -> None:
-    said = str(findings.overhead(overhead(TRIALS.iloc[:0]), BARE))
+    said = str(validity.overhead(overhead(TRIALS.iloc[:0]), BARE))
     assert said == "No trial has given a number to tell the probes' cost by yet."

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import CAMPAIGN, facts, facts_frame, failed, results, trials_frame
 
-from ebpfperf import compare, findings, metrics, tables
+from ebpfperf import compare, findings, metrics, tables, validity
 from ebpfperf.model import Fact
 
 TRIALS = trials_frame(results())
@@ -68,9 +68,9 @@ def test_undecided_says_what_would_have_been_seen() -> None:
     noisy = compare.effects(trials_frame(results(noise=0.2)), CAMPAIGN)
     said = str(findings.headlines(noisy, CAMPAIGN))
     assert re.search(r"detectable (±|×)[0-9.]+( %)?: undecided", said)
-    advice = str(findings.validity(trials_frame(results(noise=0.15)), LAB, CAMPAIGN))
+    advice = str(validity.of_trials(trials_frame(results(noise=0.15)), LAB, CAMPAIGN))
     assert re.search(r" is undecided: at this noise about [0-9]+ blocks", advice)
-    wild = str(findings.validity(trials_frame(results(noise=1.5)), LAB, CAMPAIGN))
+    wild = str(validity.of_trials(trials_frame(results(noise=1.5)), LAB, CAMPAIGN))
     assert "more blocks alone will not do" in wild
 
 
@@ -94,7 +94,7 @@ def test_validity_counts_trials_blocks_failures_and_warnings() -> None:
         for result in results()
     ]
     trials = trials_frame(found).assign(warnings="tcp_rtt could not run")
-    said = findings.validity(trials, LAB, CAMPAIGN).items
+    said = validity.of_trials(trials, LAB, CAMPAIGN).items
     assert said[0].startswith("69 of 72 planned trials are good; 7 of 8 blocks are complete")
     assert "3 trial(s) failed: refused." in said
     assert "tcp_rtt could not run (72 of 72 trials)." in said
@@ -105,14 +105,14 @@ def test_a_difference_between_hosts_casts_doubt_on_the_rest() -> None:
     spoiled = TRIALS.copy()
     away = spoiled["flow"].eq("host-tcp") & spoiled["treatment"].eq("vxlan")
     spoiled.loc[away, "received_bits_per_s"] *= 0.7
-    said = str(findings.validity(spoiled, LAB, CAMPAIGN))
+    said = str(validity.of_trials(spoiled, LAB, CAMPAIGN))
     assert "treatments differ all the same: vxlan −30" in said
     assert "prove nothing" in said
 
 
 def test_html_is_escaped() -> None:
     trials = TRIALS.assign(warnings="<b>bold</b>")
-    html = findings.validity(trials, LAB, CAMPAIGN)._repr_html_()
+    html = validity.of_trials(trials, LAB, CAMPAIGN)._repr_html_()
     assert "<b>" not in html
     assert "&lt;b&gt;bold" in html
 

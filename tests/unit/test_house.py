@@ -38,7 +38,7 @@ MEASURE = {
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
-    "estimates", "judging", "percentiles", "verdicts", "enough",
+    "estimates", "judging", "percentiles", "verdicts", "validity", "validity_tables", "enough",
     "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
     "confounders", "campaigns_apart", "separation",

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import synthetic
 
-from ebpfperf import findings, live, live_view, plan, runner
+from ebpfperf import live, live_view, plan, runner, validity
 from ebpfperf.live_view import Now, Point
 from ebpfperf.looking import Looks
 from ebpfperf.model import (
@@ -236,7 +236,7 @@ def test_validity_says_how_many_trials_were_looked_at(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "c", CAMPAIGN)
     store.append(result(TRIALS[0], facts=(Fact("", "live_view", "yes: looked every 0.5 s"),)))
     store.append(result(TRIALS[1]))
-    said = findings.validity(store.frame("trials"), store.frame("facts"), CAMPAIGN)
+    said = validity.of_trials(store.frame("trials"), store.frame("facts"), CAMPAIGN)
     assert any("1 of 2 trials were looked at" in text for text in said.items)
 
 
