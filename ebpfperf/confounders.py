@@ -17,8 +17,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ebpfperf import compare
@@ -138,12 +138,12 @@ def _of_pair(
         return []
     both = [table.reindex(ids[name]) for name in ids]
     # Nearly all are equal throughout; only the others are looked at one by one.
-    whole = pd.concat(both)
-    varied = whole.columns[whole.nunique(dropna=False).gt(1)]
+    whole = np.vstack([side.to_numpy() for side in both])
+    varied = table.columns[(whole != whole[0]).any(axis=0)]
     rows = []
     for node, name in varied.to_frame(index=False).itertuples(index=False, name=None):
         fact = str(node), str(name)
-        sides = [[_text(value) for value in side[fact]] for side in both]
+        sides = [side[fact].to_list() for side in both]
         if fact in (("", _MTU), (fact[0], _READ)):
             continue
         if row := _difference(arms, fact, sides, both):
@@ -223,7 +223,7 @@ def _is_the_treatments(
 def _follows(arm: Arm, role: str, values: Iterable[str], node: str, frame: pd.DataFrame) -> bool:
     """Whether all those MTUs are what Calico's rule gives on that node."""
     column = (node, "mtu:nic")
-    nics = set() if column not in frame else {_text(value) for value in frame[column]}
+    nics = set() if column not in frame else set(frame[column])
     if len(nics) != 1 or not (nic := nics.pop()).isdigit():
         return False
     return set(values) == {str(arm.mtu_bytes(role, int(nic)))}
@@ -231,12 +231,12 @@ def _follows(arm: Arm, role: str, values: Iterable[str], node: str, frame: pd.Da
 
 def _headers(frame: pd.DataFrame) -> set[int]:
     """Bytes of an MTU that are not payload; empty where the trials do not say."""
-    sizes = frame[[("", _MTU), ("", _MSS)]].dropna()
-    return {int(mtu) - int(mss) for mtu, mss in sizes.itertuples(index=False)}
+    sizes = zip(frame["", _MTU], frame["", _MSS], strict=True)
+    return {int(mtu) - int(mss) for mtu, mss in sizes if mtu and mss}
 
 
 def _table(facts: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
-    """Values by trial (rows) and (node, name); NaN where the trial has no such fact."""
+    """Values by trial (rows) and (node, name); empty where the trial has no such fact."""
     if "trial_id" not in facts:
         return pd.DataFrame()
     ours = facts[facts["trial_id"].isin(good["trial_id"]) & facts["unit"].isin(["", "bytes"])]
@@ -250,11 +250,8 @@ def _table(facts: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
     for column, name in (("mss_bytes", _MSS), ("mtu_bytes", _MTU)):
         if column in sizes and sizes[column].notna().any():
             table[("", name)] = sizes[column].map(lambda size: f"{size:.0f}", na_action="ignore")
-    return table.reindex(good["trial_id"])
-
-
-def _text(value: Any) -> str:
-    return "" if pd.isna(value) else str(value)
+    # As objects: a column of text a fact would make each of the selections slow.
+    return table.reindex(good["trial_id"]).astype(object).fillna("")
 
 
 def _filled(side: list[str], fact: tuple[str, str], frame: pd.DataFrame) -> list[str]:
@@ -264,8 +261,8 @@ def _filled(side: list[str], fact: tuple[str, str], frame: pd.DataFrame) -> list
     device's own facts are then no difference beside ``devices``.
     """
     node, name = fact
-    read = [_text(value) for value in frame.get((node, _READ), [None] * len(frame))]
-    devices = [_text(value).split() for value in frame.get((node, "devices"), [None] * len(frame))]
+    read = _column(frame, node, _READ)
+    devices = [text.split() for text in _column(frame, node, "devices")]
     kind, _, role = name.partition(":")
     of_device = role and kind != "placement" and not kind.endswith("sysctl")
     filled = []
@@ -277,6 +274,10 @@ def _filled(side: list[str], fact: tuple[str, str], frame: pd.DataFrame) -> list
         else:
             filled.append(ABSENT)
     return filled
+
+
+def _column(frame: pd.DataFrame, node: str, name: str) -> list[str]:
+    return frame[node, name].to_list() if (node, name) in frame else [""] * len(frame)
 
 
 def _unread(value: str) -> bool:
