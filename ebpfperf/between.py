@@ -40,6 +40,8 @@ class Side:
         What a reader knows it by: its directory.
     histograms
         None leaves the values of percentiles unknown, not their ratios.
+    aa, gates
+        Its A/A test and what gates found of its trials (``verdicts``); None where nobody looked.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Side:
     trials: pd.DataFrame
     facts: pd.DataFrame
     histograms: pd.DataFrame | None = None
+    aa: pd.DataFrame | None = None
+    gates: pd.DataFrame | None = None
 
     @property
     def watched(self) -> pd.DataFrame:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ebpfperf import judging, metrics, tables
-from ebpfperf.between import Pair, Side, common_flows, left_out
+from ebpfperf import compare, judging, metrics, tables, verdicts
+from ebpfperf.between import AFTER, BEFORE, Pair, Side, common_flows, left_out
 from ebpfperf.campaigns_apart import between as differing
 from ebpfperf.campaigns_apart import roles
 from ebpfperf.model import Path
@@ -45,11 +45,38 @@ def marks(*, accepted: str | None, unexpected: Collection[str]) -> tuple[str, ..
     return tuple(found)
 
 
-def marked(effects: pd.DataFrame, found: Sequence[str]) -> pd.DataFrame:
-    """The effects, each with these marks besides its own."""
-    return effects.assign(
-        marks=["; ".join([*filter(None, cell.split("; ")), *found]) for cell in effects["marks"]]
-    )
+def marked(
+    effects: pd.DataFrame,
+    before: Side,
+    after: Side,
+    *,
+    paired: Sequence[Pair],
+    marks: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The rows, each with these marks and with what gates say of most of its trials on a side.
+
+    Those are said as sentences in ``warnings``, too; a campaign's own conditions and comparisons
+    are marked where it is compared within itself.
+    """
+    noisy = {
+        side: {} if one.gates is None else verdicts.noisy(one.trials, one.gates, one.campaign)
+        for side, one in ((BEFORE, before), (AFTER, after))
+    }
+    names = {pair.name: pair for pair in paired}
+    rows = []
+    for row in effects.to_dict("records"):
+        pair, found, said = names[str(row["treatment"])], list(marks), []
+        for side, treatment in ((BEFORE, pair.before), (AFTER, pair.after)):
+            for gate, count, n in noisy[side].get((treatment, str(row["flow"])), ()):
+                found.append(gate)
+                said.append(f"{gate} in {count} of {n} trials {side}")
+        warnings = [text for text in str(row["warnings"]).split("; ") if text]
+        row |= {
+            "marks": "; ".join(dict.fromkeys(found)),
+            "warnings": "; ".join([*said, *warnings]),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(compare.COLUMNS)).astype(compare.COLUMNS)
 
 
 def conditions(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import pandas as pd
 
-from ebpfperf import compare, findings, judging, metrics, tables
+from ebpfperf import findings, metrics, tables, verdicts
 from ebpfperf.between import AFTER, BEFORE, Pair, Side, common_flows
 from ebpfperf.errors import InputError
 from ebpfperf.model import Campaign, Flow, Path, Treatment
@@ -212,12 +212,11 @@ def _units(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Refu
 
 def _against_itself(before: Side, after: Side) -> Iterator[Refusal]:
     for name, side in ((BEFORE, before), (AFTER, after)):
-        found = compare.aa_test(side.trials, side.campaign)
-        off = found[found["primary"] & found["verdict"].isin(judging.ESTABLISHED)]
+        off = None if side.aa is None else verdicts.aa_differences(side.aa)
         told = [
             f"{metrics.metric(row['metric']).label} of {row['flow']} "
             f"{tables.percent(row['ratio'])} ({tables.interval(row['low'], row['high'])})"
-            for row in off.to_dict("records")
+            for row in ([] if off is None else off.to_dict("records"))
         ]
         if told:
             yield Refusal(

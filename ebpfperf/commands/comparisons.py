@@ -106,15 +106,13 @@ def compare(
 def _within(directory: Path, kind: Format, *, everything: bool) -> int:
     """Print each treatment against the baseline; the exit status that the verdicts have."""
     from ebpfperf import compare as comparing
-    from ebpfperf import expectations, findings, verdict_formats
+    from ebpfperf import expectations, findings, verdict_formats, verdicts
     from ebpfperf.store import Store
 
     store = Store.open(directory)
-    trials, facts = store.frame("trials"), store.frame("facts")
-    effects = comparing.effects(
-        trials, store.campaign, facts=facts, histograms=store.frame("histograms")
-    )
-    expected = expectations.judged(effects, trials, facts=facts, campaign=store.campaign)
+    facts, judged = store.frame("facts"), verdicts.of_store(store)
+    effects = judged.effects
+    expected = expectations.judged(effects, judged.trials, facts=facts, campaign=store.campaign)
     status = verdict_formats.status(effects)
     if kind is Format.JSON:
         added = expected[["expected", "why", "source", "agreement"]]
@@ -202,8 +200,12 @@ def _between(
         "margin_pct": one.campaign.margin_pct if margin_pct is None else margin_pct,
         "level": one.campaign.level if level is None else level,
     }
-    effects = between_findings.marked(between.effects(one, other, paired=paired, **rules), marks)
-    costs = between_findings.marked(between.costs(one, other, paired=paired, **rules), marks)
+    effects, costs = (
+        between_findings.marked(
+            compared(one, other, paired=paired, **rules), one, other, paired=paired, marks=marks
+        )
+        for compared in (between.effects, between.costs)
+    )
     statement = verdict_formats.Statement(
         title=f"{other.name} against {one.name}",
         properties=(
@@ -226,10 +228,19 @@ def _between(
 
 
 def _side(store: Store) -> Side:
+    from ebpfperf import verdicts
     from ebpfperf.between import Side
 
-    frames = {name: store.frame(name) for name in ("trials", "facts", "histograms")}
-    return Side(str(store.path), store.campaign, **frames)
+    judged = verdicts.of_store(store)
+    return Side(
+        str(store.path),
+        store.campaign,
+        judged.trials,
+        store.frame("facts"),
+        histograms=store.frame("histograms"),
+        aa=judged.aa,
+        gates=judged.gates,
+    )
 
 
 def _units(store: Store) -> dict[str, str]:

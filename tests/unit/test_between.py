@@ -13,7 +13,7 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfperf import between, between_findings, compare, intervals, judging, metrics
+from ebpfperf import between, between_findings, compare, gates, intervals, judging, metrics
 from ebpfperf.between import Pair, Side
 from ebpfperf.errors import InputError
 from ebpfperf.model import Campaign, Design, Fact, Path, TrialResult
@@ -274,10 +274,32 @@ def test_what_differs_besides_is_listed_and_what_is_expected_to_is_marked() -> N
     )
     assert marks == ("accepted: it, is late", "differs besides: cpus")
     effects = between.effects(before, after, paired=ALL, **RULES)
-    assert set(between_findings.marked(effects, marks)["marks"]) == {
-        "accepted: it, is late; differs besides: cpus"
-    }
-    assert set(between_findings.marked(effects, ())["marks"]) == {""}
+    marked = between_findings.marked(effects, before, after, paired=ALL, marks=marks)
+    assert set(marked["marks"]) == {"accepted: it, is late; differs besides: cpus"}
+    bare = between_findings.marked(effects, before, after, paired=ALL)
+    pd.testing.assert_frame_equal(bare, effects)
+
+
+def test_noise_in_most_trials_of_a_side_marks_what_it_is_compared_in() -> None:
+    before, after = side("before"), side("after")
+    ours = after.trials[after.trials["treatment"].eq("ipip") & after.trials["flow"].eq("tcp")]
+    found = [
+        {
+            "trial_id": trial_id,
+            "gate": "idle_load",
+            "severity": gates.Severity.DOUBT.value,
+            "evidence": "busy",
+            "advice": "wait",
+        }
+        for trial_id in ours["trial_id"].iloc[:5]
+    ]
+    noisy = replace(after, gates=pd.DataFrame(found))
+    effects = between.effects(before, noisy, paired=ALL, **RULES)
+    marked = between_findings.marked(effects, before, noisy, paired=ALL)
+    hit = marked["treatment"].eq("ipip") & marked["flow"].eq("tcp")
+    assert set(marked.loc[hit, "marks"]) == {"idle_load"}
+    assert marked.loc[hit, "warnings"].str.contains("idle_load in 5 of 8 trials after").all()
+    assert set(marked.loc[~hit, "marks"]) == {""}
 
 
 def test_facts_of_trials_that_are_not_compared_do_not_differ() -> None:
