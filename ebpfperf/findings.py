@@ -168,7 +168,8 @@ def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
     legend = (
         f"Change against the baseline, with its interval (level at least {campaign.level:.0%}). "
         f"Margin of equivalence, fixed before the run: ±{campaign.margin_pct:g} %. Detectable is "
-        "the smallest change that another such campaign would establish four times out of five."
+        "the smallest change that another such campaign would establish four times out of five; "
+        "none, where so few blocks cannot establish any over the metrics of one question."
     )
     return Headlines(tuple(found), legend)
 
@@ -178,7 +179,7 @@ def _headline(rows: Sequence[Mapping[Hashable, Any]]) -> Headline:
     entry = metrics.metric(str(first["metric"]))
     lead = (
         f"{entry.label} (flow {first['flow']}, {entry.better.value} is better). "
-        f"Baseline {first['baseline']}: {entry.show(first['baseline_value'])}."
+        f"Baseline {first['baseline']}: {tables.measured(first, 'baseline_value')}."
     )
     return Headline(lead, tuple((change(row), tables.verdict(row)) for row in rows))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 
-from ebpfperf import loads
+from ebpfperf import loads, metrics
 from ebpfperf.campaign_file import load
 from ebpfperf.model import Campaign, Role, Treatment, Trial, trial_name
 
 __all__ = ["estimate_s", "load", "notes", "schedule"]
 
 MIN_BLOCKS_FOR_A_VERDICT = 6
+_MOST_BLOCKS = 64
 
 # For the estimate alone, from runs against the embedded cluster: what a trial takes beside its
 # traffic, and what a treatment switch takes (Felix's restart is two of its seconds).
@@ -87,12 +88,39 @@ def estimate_s(trials: tuple[Trial, ...]) -> float:
     return total
 
 
+def _blocks_to_establish(campaign: Campaign) -> int:
+    """The fewest blocks whose smallest p, 2 / 2^n, holds for all metrics of a question (Holm)."""
+    family = max(
+        sum(
+            metrics.metric(name).of(flow.load) and name in _MEASURED_BY.get(flow.load, ())
+            for name in metrics.HEADLINE
+        )
+        for flow in campaign.flows
+    )
+    asked = (1 - campaign.level) / max(1, family)
+    return next(n for n in range(1, _MOST_BLOCKS) if 2 / 2**n <= asked + 1e-12)
+
+
+# The metrics that lead a report, by the load that gives them.
+_BULK = ("received_bits_per_s", "cpu_s_per_gbit")
+_MEASURED_BY = {
+    "tcp": _BULK,
+    "udp": _BULK,
+    "request-response": ("rr_p50_ns", "rr_p99_ns", "rr_cpu_us_per_request"),
+}
+
+
 def notes(campaign: Campaign) -> tuple[str, ...]:
     """Sentences worth reading before the run."""
     found = []
     if campaign.blocks < MIN_BLOCKS_FOR_A_VERDICT:
         found.append(
             f"{campaign.blocks} blocks give no verdict: at least {MIN_BLOCKS_FOR_A_VERDICT} do."
+        )
+    elif (few := _blocks_to_establish(campaign)) > campaign.blocks:
+        found.append(
+            f"{campaign.blocks} blocks cannot establish a change over all metrics that lead a "
+            f"question: at least {few} do."
         )
     if not any(flow.path == "host-host" for flow in campaign.flows):
         found.append("No host-host flow: the report cannot say what the underlay itself carries.")

@@ -133,6 +133,18 @@ def verdict(row: Mapping[Hashable, Any]) -> str:
     return f"{said}; {marks}" if marks else said
 
 
+def measured(row: Mapping[Hashable, Any], name: str) -> str:
+    """What an arm did, ``name`` being ``value`` or ``baseline_value``: of a percentile, its bin.
+
+    ``"65.3 µs (64.5 to 66.0 µs)"`` for a percentile, which is known to within its bin.
+    """
+    show = metrics.metric(str(row["metric"])).show
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if pd.isna(low) or low == high:
+        return show(row[name])
+    return estimated(row[name], low, high, show=show)
+
+
 def counted(row: Mapping[Hashable, Any]) -> str:
     """``"7/8"`` blocks of those planned; ``"3+3"`` trials, the baseline's first, without blocks."""
     if row["planned_blocks"]:
@@ -192,8 +204,8 @@ def compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
                 "flow": row["flow"],
                 "treatment": row["treatment"],
                 "metric": entry.label,
-                str(row["baseline"]): entry.show(row["baseline_value"]),
-                "treated": entry.show(row["value"]),
+                str(row["baseline"]): measured(row, "baseline_value"),
+                "treated": measured(row, "value"),
                 "change": percent(row["ratio"]),
                 "interval": interval(row["low"], row["high"]),
                 "verdict": verdict(row),

@@ -11,10 +11,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import CAMPAIGN, CARRIES, facts, facts_frame, failed, results, trials_frame
+from synthetic import (
+    CAMPAIGN,
+    CARRIES,
+    facts,
+    facts_frame,
+    failed,
+    histograms_frame,
+    results,
+    trials_frame,
+)
 
-from ebpfperf import compare, judging, metrics
+from ebpfperf import compare, histograms, judging, metrics
 from ebpfperf.metrics import Better
+from ebpfperf.model import Design
 
 ratios = st.floats(0.2, 5.0)
 
@@ -180,3 +190,81 @@ def test_a_metric_is_compared_only_for_the_loads_it_is_about() -> None:
     effects = compare.effects(trials, CAMPAIGN)
     assert "rr" not in set(effects.loc[effects.metric.eq("cpu_s_per_gbit"), "flow"])
     assert "rr" not in set(effects.loc[effects.metric.eq("srtt_p50_ns"), "flow"])
+
+
+def test_a_percentile_is_of_all_requests_together_and_known_to_within_its_bin() -> None:
+    made = results()
+    found = compare.effects(trials_frame(made), CAMPAIGN, histograms=histograms_frame(made))
+    row = one(found, "rr_p99_ns", "rr", "vxlan")
+    merged = histograms.merge(
+        *(
+            result.histograms
+            for result in made
+            if result.trial.treatment.name == "vxlan" and result.trial.flow.name == "rr"
+        )
+    )
+    whole = histograms.quantile(merged, 0.99)
+    assert whole is not None
+    assert (row.value, row.value_low, row.value_high) == (
+        whole.value_ns,
+        whole.lower_ns,
+        whole.upper_ns,
+    )
+    own = [result.metrics["rr_p99_ns"] for result in made if "rr_p99_ns" in result.metrics]
+    assert row.value != np.mean(own)
+    # Without the histograms nobody knows: a mean of percentiles would be none.
+    bare = one(compare.effects(trials_frame(made), CAMPAIGN), "rr_p99_ns", "rr", "vxlan")
+    assert math.isnan(bare.value)
+    assert bare.ratio == row.ratio
+
+
+def test_the_metrics_of_a_question_share_its_error() -> None:
+    found = compare.effects(trials_frame(results()), CAMPAIGN)
+    for (_, _), rows in found[found["primary"]].groupby(["flow", "treatment"]):
+        assert set(rows["family"]) == {len(rows)}
+        ranked = rows.sort_values("p_value")
+        naive, so_far = [], 0.0
+        for place, p_value in enumerate(ranked["p_value"]):
+            so_far = max(so_far, min(1.0, (len(rows) - place) * p_value))
+            naive.append(so_far)
+        assert ranked["p_holm"].tolist() == pytest.approx(naive)
+    others = found[~found["primary"]]
+    assert (others["family"] == 1).all()
+    assert others["p_holm"].tolist() == others["p_value"].tolist()
+
+
+def test_what_only_one_metric_shows_is_not_established_over_the_question() -> None:
+    # Six blocks: p is 0.031 for the rate alone, 0.0625 with the CPU beside it.
+    six = trials_frame([result for result in results() if result.trial.block < 6])
+    row = one(compare.effects(six, CAMPAIGN), "received_bits_per_s", "tcp", "vxlan")
+    assert row.verdict == "undecided"
+    assert row.reason == (
+        "worse if it were the only metric, not over the 2 of this question (Holm p 0.062)"
+    )
+    assert row.high < 1
+    assert math.isinf(row.detectable_pct)
+    alone = six.drop(columns=["cpu_s_per_gbit"])
+    row = one(compare.effects(alone, CAMPAIGN), "received_bits_per_s", "tcp", "vxlan")
+    assert (row.verdict, row.reason) == ("worse", "")
+
+
+def test_samples_that_are_not_paired_are_compared_by_all_their_pairs() -> None:
+    apart = replace(CAMPAIGN, design=Design.INDEPENDENT, flows=CAMPAIGN.flows[:1])
+    trials = trials_frame([r for r in results() if r.trial.flow.name == "tcp"])
+    # One arm has five trials, the other three: blocks mean nothing.
+    kept = trials[
+        (trials["treatment"].eq("none") & trials["block"].lt(5))
+        | (trials["treatment"].eq("vxlan") & trials["block"].ge(5))
+    ]
+    row = one(compare.effects(kept, apart), "received_bits_per_s", "tcp", "vxlan")
+    arms = [kept.loc[kept["treatment"].eq(t), "received_bits_per_s"] for t in ("none", "vxlan")]
+    pairs = np.log(np.divide.outer(arms[1].to_numpy(), arms[0].to_numpy()))
+    assert row.ratio == pytest.approx(math.exp(np.median(pairs)))
+    assert (row.n_baseline, row.n_blocks, row.planned_blocks) == (5, 3, 0)
+    assert row.verdict == "undecided"
+    assert row.reason == (
+        "all 15 pairs negative, p 0.04 is the smallest that 5+3 can give (fewest: 4+4)"
+    )
+    row = one(compare.effects(trials, apart), "received_bits_per_s", "tcp", "vxlan")
+    assert (row.n_baseline, row.n_blocks, row.verdict) == (8, 8, "worse")
+    assert row.low < 0.8 < row.high

@@ -284,6 +284,25 @@ def test_bare_trials_are_before_the_others_in_some_blocks_and_after_them_in_othe
     assert 10 < kinds[::2].count(()) < 30
 
 
+@pytest.mark.parametrize(
+    ("load", "blocks", "said"),
+    [
+        ("tcp", 5, "5 blocks give no verdict: at least 6 do."),
+        ("tcp", 6, "6 blocks cannot establish a change over all metrics that lead a question: "
+         "at least 7 do."),
+        ("tcp", 7, ""),
+        ("request-response", 6, "6 blocks cannot establish a change over all metrics that lead a "
+         "question: at least 7 do."),
+        ("request-response", 7, ""),
+    ],
+)  # fmt: skip
+def test_a_plan_says_whether_its_blocks_can_decide(load: str, blocks: int, said: str) -> None:
+    made = campaign(3, blocks, 2, 1)
+    made = replace(made, flows=tuple(replace(flow, load=load) for flow in made.flows))
+    about = [note for note in plan.notes(made) if " blocks " in note]
+    assert about == ([said] if said else [])
+
+
 def test_a_plan_with_bare_trials_says_so() -> None:
     made = replace(campaign(3, 6, 2, 1), probes=("tcp_rtt", "host_counters"), probes_off=True)
     assert any("-bare run t0 without the probes tcp_rtt:" in note for note in plan.notes(made))
