@@ -34,7 +34,7 @@ def _imports() -> None:
 @app.command()
 def iperf3(
     files: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Documents (-J, --json-stream), or folders of them.", metavar="FILE…"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Campaign directory; default runs/NAME.")] = None,
@@ -109,7 +109,7 @@ def iperf3(
     _report(store, planned, reasons)
 
 
-def _listed(files: Sequence[Path], patterns: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _listed(files: Sequence[str], patterns: Sequence[tuple[str, str]]) -> Iterator[str]:
     """The files named, those below the folders named or, if none is, those the patterns find."""
     if not files and not patterns:
         raise InputError("There is no file to import.", "Name the files that iperf3 printed.")
@@ -118,18 +118,17 @@ def _listed(files: Sequence[Path], patterns: Sequence[tuple[str, str]]) -> Itera
             found = sorted(globbing.glob(pattern, recursive=True))
             if not found:
                 raise InputError(f"No file matches {pattern}.", "Write another --arm NAME=GLOB.")
-            yield from found
+            yield from (one for one in found if Path(one).is_file())
         return
-    missing = [file for file in files if not file.exists()]
-    if missing:
-        raise InputError(
-            f"{missing[0]} does not exist.", "Name files that iperf3 printed.", file=str(missing[0])
-        )
     for file in files:
-        if file.is_dir():
-            yield from sorted(str(below) for below in file.rglob("*") if below.is_file())
+        if not Path(file).exists():
+            raise InputError(
+                f"{file} does not exist.", "Name files that iperf3 printed.", file=file
+            )
+        if Path(file).is_dir():
+            yield from sorted(str(below) for below in Path(file).rglob("*") if below.is_file())
         else:
-            yield str(file)
+            yield file
 
 
 def _absolute(files: Sequence[str]) -> list[str]:
