@@ -61,6 +61,10 @@ def shift_interval(
     """The shift from ``first`` to ``second``, logs, with its interval; None if out of reach.
 
     For samples that are not paired: every observation of one may stand beside any of the other.
+    That they are independent is taken for granted, and no order makes it so: where noise lasts from
+    trial to trial, the trials of two campaigns differ without reason far more often than the level
+    says; their ratios to a baseline, paired by block, do not (``benchmarks/README.md``).
+
     Three and three cannot reach 0.95, four and four can. ``n`` of what comes back is the size of
     the smaller sample.
     """
