@@ -84,6 +84,11 @@ class Settled:
     changed: bool
     views: Mapping[str, NodeView] = field(default_factory=dict)
 
+    @property
+    def nics(self) -> dict[str, str]:
+        """Node → name of its NIC, where that is known."""
+        return {name: view.nic.name for name, view in self.views.items() if view.nic}
+
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
@@ -107,6 +112,8 @@ class Cluster:
     ----------
     client_node, server_node
         Names of the two measured nodes.
+    addresses
+        Node that is measured → its InternalIP.
     """
 
     def __init__(
@@ -122,7 +129,7 @@ class Cluster:
         self._journal = journal
         self._settled: Settled | None = None
         self.release = kube.release()
-        self._addresses = {node: self._address(node) for node in self._measured}
+        self.addresses = {node: self._address(node) for node in self._measured}
 
     @classmethod
     def connect(cls, ref: ClusterRef, *, journal: Path) -> Self:
@@ -221,7 +228,7 @@ class Cluster:
             self._journal = Journal(
                 self._journal.path, self.ref, cluster_uid=self._journal.cluster_uid
             )
-        observer = Observer(self.kube, self._measured, self._addresses)
+        observer = Observer(self.kube, self._measured, self.addresses)
         before = observer.felix()
         self._change(calls, objects)
         now = self._objects() if calls else objects
@@ -250,9 +257,9 @@ class Cluster:
     def facts(self) -> tuple[Fact, ...]:
         """Facts of all that is connected and of the cluster's objects, as they are now."""
         objects = self._objects()
-        addresses = dict(self._addresses)
+        addresses = dict(self.addresses)
         if self.ref.external_client:
-            towards = self._addresses[self.server_node]
+            towards = self.addresses[self.server_node]
             addresses[self.ref.external_client] = self._outside(towards).address
         return (
             *nodes_facts(self._connected, addresses),
@@ -274,7 +281,7 @@ class Cluster:
         """
         node = self._connected[workload.node]
         if workload.kind is WorkloadKind.HOST:
-            return placement.place_host(node, workload, self._addresses[workload.node])
+            return placement.place_host(node, workload, self.addresses[workload.node])
         pod = self.kube.get("Pod", workload.name, workload.namespace)
         address = (pod or {}).get("status", {}).get("podIP")
         if pod is None or not address:
@@ -407,7 +414,7 @@ class Cluster:
         if not path.by_node_port:
             return service_front(service)
         node = self.server_node if path is model.Path.NODEPORT_LOCAL else self.client_node
-        return node_front(service, node=node, address=self._addresses[node])
+        return node_front(service, node=node, address=self.addresses[node])
 
     def _measured_objects(self) -> list[Object]:
         return [n for n in self.kube.nodes() if n["metadata"]["name"] in self._measured]

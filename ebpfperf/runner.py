@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ebpfperf import loads, plan, quiet
+from ebpfperf import conditions, loads, plan, quiet
 from ebpfperf.cluster import Cluster, Settled, restore_from_journal
 from ebpfperf.errors import (
     CommandTimeout,
@@ -116,11 +116,13 @@ class Stage:
             self._refused = (key, error)
             raise
 
-    def quiet(self, trial: Trial, settled: Settled) -> Reading:
-        """How quiet the ends' nodes were, once they are or have been waited for long enough."""
-        nics = {name: view.nic.name for name, view in settled.views.items() if view.nic}
-        ends = (settled.endpoints[trial.flow.path, role].node for role in ("client", "server"))
-        return quiet.wait(self.cluster.nodes, ends, self._campaign.quiet, nics=nics)
+    def before(self, trial: Trial, settled: Settled) -> Reading:
+        """What is so on the nodes, and how quiet they are or have been waited for to become."""
+        client, server = (settled.endpoints[trial.flow.path, end] for end in ("client", "server"))
+        nodes, nics = self.cluster.nodes, settled.nics
+        told = conditions.read(nodes, client, server, addresses=self.cluster.addresses)
+        calm = quiet.wait(nodes, (client.node, server.node), self._campaign.quiet, nics=nics)
+        return replace(calm, facts=(*told, *calm.facts))
 
 
 def execute(
@@ -133,9 +135,9 @@ def execute(
     try:
         watch.renew(stage.cluster)
         settled = stage.settle(trial)
-        calm = stage.quiet(trial, settled)
+        before = stage.before(trial, settled)
         begun = time.monotonic()
-        return _drive(blank, settled, stage.cluster, watch, looks, calm, begun)
+        return _drive(blank, settled, stage.cluster, watch, looks, before, begun)
     except (NodeError, LoadError, SettleError, KubeError) as error:
         reason = f"{code(error)}: {error}"
         return replace(blank, reason=reason, duration_s=time.monotonic() - begun)
@@ -147,7 +149,7 @@ def _drive(
     cluster: Cluster,
     watch: Watch,
     looks: Looks,
-    calm: Reading,
+    before: Reading,
     begun: float,
 ) -> TrialResult:
     trial = blank.trial
@@ -162,7 +164,7 @@ def _drive(
         output = load.drive(trial.flow, client, server, cluster.nodes)
     raw |= output | seen.raw
     main = load.parse(trial.flow, output)
-    readings: Mapping[str, Reading] = {"load": main, "quiet": calm, **seen.read(trial)}
+    readings: Mapping[str, Reading] = {"load": main, "before": before, **seen.read(trial)}
     metrics = {"mtu_bytes": float(client.mtu_bytes)}
     for reading in readings.values():
         metrics |= reading.metrics
@@ -182,7 +184,7 @@ def _drive(
             *seen.facts,
             *(f for reading in readings.values() for f in reading.facts),
         ),
-        warnings=(*seen.warnings, *looked.warnings, *((calm.reason,) if calm.reason else ())),
+        warnings=(*seen.warnings, *looked.warnings, *((before.reason,) if before.reason else ())),
         raw=raw,
     )
 

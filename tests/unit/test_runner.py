@@ -40,6 +40,15 @@ CAMPAIGN = replace(synthetic.CAMPAIGN, blocks=2, probes=("tcp_rtt",))
 CALM = Quiet(busy_pct=7)
 
 
+TOLD = Fact("node-1", "sysctl:net.core.rmem_max", "212992")
+
+
+@pytest.fixture(autouse=True)
+def conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake nodes tell one condition."""
+    monkeypatch.setattr(runner.conditions, "read", lambda *ends, addresses: (TOLD,))
+
+
 class FakeNode:
     alive = True
 
@@ -49,6 +58,7 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.nodes = {"node-1": FakeNode(), "node-2": FakeNode()}
+        self.addresses = {"node-1": "198.18.0.1", "node-2": "198.18.0.2"}
         self.settled: list[str] = []
         self.restored = 0
         self.refuse: dict[int, EbpfperfError] = {}
@@ -432,4 +442,9 @@ def test_nodes_are_waited_for_before_each_trial_and_that_is_told(
     found = results(store, world())
     assert asked == [("node-1", "node-2")] * len(found)
     assert all(r.metrics["waited_s"] == 3 and r.metrics["idle_busy_pct"] == 12 for r in found)
-    assert all(r.overhead_s < 2 for r in found)
+
+
+def test_every_trial_says_what_was_so_on_the_nodes_before_it(store: Store, world: Any) -> None:
+    found = results(store, world())
+    assert found
+    assert all(TOLD in result.facts for result in found)
