@@ -14,7 +14,10 @@ most 1 - level" and "the interval of that level excludes zero" are one statement
 zeros, and where the bootstrap does not reach further, it is the p of the exact test; a zero among
 few observations makes it larger than Wilcoxon's, who leaves zeros out.
 
-Measured by ``benchmarks/verdicts.py``; its README has the table.
+Measured by ``benchmarks/verdicts.py``, for 6 to 20 blocks and six kinds of noise: 95 % intervals
+cover 94.9 to 97.3 %, and 2.5 to 4.9 % of comparisons of equals are told apart. Plain BCa would miss
+6 to 9 %; the exact interval alone finds 2 to 7 more of a hundred effects of three standard errors,
+and misses 5.5 % where the treatment has noise of another shape. Tables: ``benchmarks/README.md``.
 """
 
 from __future__ import annotations
