@@ -41,6 +41,7 @@ from openssh_node import OpenSSHNode
 
 from ebpfperf import loads, probes, runner
 from ebpfperf.cluster import Cluster
+from ebpfperf.intervals import paired_interval
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
@@ -58,7 +59,7 @@ from ebpfperf.model import (
 from ebpfperf.probes.host_counters import HostCounters
 from ebpfperf.probes.observers import Observers
 from ebpfperf.remote import Node
-from ebpfperf.stats import Interval, signed_rank_interval
+from ebpfperf.stats import Interval
 from ebpfperf.store import Store
 
 LAB = "orchestration"
@@ -199,7 +200,7 @@ def _checked(result: TrialResult) -> TrialResult:
 
 def ratio(table: Sequence[Mapping[str, float]], way: str, base: str) -> Interval | None:
     """How many times as long ``base`` takes as ``way``, paired by round; None for few rounds."""
-    found = signed_rank_interval([math.log(row[base] / row[way]) for row in table])
+    found = paired_interval([math.log(row[base] / row[way]) for row in table], level=0.95)
     if found is None:
         return None
     low, middle, high = (math.exp(x) for x in (found.low, found.estimate, found.high))
@@ -210,7 +211,7 @@ def report(table: Sequence[Mapping[str, float]]) -> str:
     """The numbers as a table, whatever they are, and what they say of the aims."""
     lines = [f"{'beyond the traffic, per trial':32} {'ms':>7}  95 % interval   {len(table)} rounds"]
     for name in sorted(table[0], key=lambda name: statistics.median(r[name] for r in table)):
-        found = signed_rank_interval([row[name] * 1e3 for row in table])
+        found = paired_interval([row[name] * 1e3 for row in table], level=0.95)
         middle = statistics.median(row[name] for row in table) * 1e3
         interval = f"{found.low:.0f} to {found.high:.0f}" if found else "too few rounds"
         lines.append(f"{name:32} {found.estimate if found else middle:7.0f}  {interval}")

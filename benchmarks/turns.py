@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ebpfperf.stats import Interval, hodges_lehmann, signed_rank_interval
+from ebpfperf.intervals import paired_interval
+from ebpfperf.stats import Interval, hodges_lehmann
 
 BASE, AGAIN, ALL = "none", "none, again", "all"
 MET, NOT_MET, UNDECIDED = "met", "not met", "undecided"
@@ -140,7 +141,7 @@ def paired(ratios: Ratios, first: str, second: str) -> list[float]:
 
 def interval(logs: Sequence[float]) -> Interval | None:
     """The ratio with its interval; None for too few."""
-    found = signed_rank_interval(logs)
+    found = paired_interval(logs, level=0.95)
     if found is None:
         return None
     low, middle, high = (math.exp(x) for x in (found.low, found.estimate, found.high))

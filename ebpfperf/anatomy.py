@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ebpfperf import compare, histograms, stats
+from ebpfperf import compare, histograms, intervals, stats
 from ebpfperf.model import Campaign, HistogramBin, Path, Status
 
 PLACES: tuple[str, ...] = (
@@ -388,7 +388,7 @@ def senders(
 def centred(values: pd.Series[float], campaign: Campaign) -> stats.Interval:
     """Hodges-Lehmann centre of the values that are known, with its interval; NaN below six."""
     known = values.dropna().to_numpy(dtype=float)
-    found = stats.signed_rank_interval(known, level=campaign.level)
+    found = intervals.paired_interval(known, level=campaign.level)
     if found is None or known.size < compare.FEWEST_BLOCKS:
         estimate = stats.hodges_lehmann(known)
         return stats.Interval(estimate, math.nan, math.nan, math.nan, known.size)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ebpfperf import compare, metrics, stats, tables, units
+from ebpfperf import compare, intervals, metrics, stats, tables, units
 from ebpfperf.compare import baseline_first
 from ebpfperf.errors import ParameterError
 from ebpfperf.findings import Sentences
@@ -227,7 +227,7 @@ def _centre(
         & trials[metric].gt(0)
     ]
     logs = np.log(usable[metric].to_numpy(dtype=float))
-    found = stats.signed_rank_interval(logs, level=campaign.level)
+    found = intervals.paired_interval(logs, level=campaign.level)
     if found is None or logs.size < compare.FEWEST_BLOCKS:
         centre = math.exp(stats.hodges_lehmann(logs)) if logs.size else nan
         return stats.Interval(centre, nan, nan, nan, logs.size)

@@ -15,7 +15,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ebpfperf import compare, metrics, stats, tables
+from ebpfperf import compare, intervals, metrics, stats, tables
 from ebpfperf.chart import FAINT, INK, WIDTH_IN, Chart, Look, label_ends, looks, tidy
 from ebpfperf.compare import baseline_first
 from ebpfperf.expectations import NO_EXPECTATION
@@ -389,9 +389,11 @@ def _signed(ratio: float, _place: object) -> str:
 def _centre(values: stats.Floats, *, level: float) -> tuple[float, float, float]:
     """Centre and interval of positive values, by their logarithms; the range where n is too few."""
     logs = np.log(values)
-    found = stats.signed_rank_interval(logs, level=level)
+    found = intervals.paired_interval(logs, level=level)
     if found is None:
-        return math.exp(stats.hodges_lehmann(logs)), float(values.min()), float(values.max())
+        low, high = float(values.min()), float(values.max())
+        # Not beyond its own range by a rounding of the logarithm.
+        return min(max(math.exp(stats.hodges_lehmann(logs)), low), high), low, high
     return math.exp(found.estimate), math.exp(found.low), math.exp(found.high)
 
 

@@ -46,6 +46,8 @@ def draw(
     """
     trials = watched(trials, campaign)
     good = trials.loc[trials["status"].eq(Status.OK.value), ["trial_id", "treatment", "flow"]]
+    if histograms.empty:
+        return ()
     asked = histograms["metric"].isin(names)
     asked |= histograms["metric"].str.partition(":")[0].isin(names)
     joined = histograms[asked].merge(good, on="trial_id", validate="many_to_one")

@@ -6,7 +6,7 @@ import random
 
 from ebpfperf import loads, metrics
 from ebpfperf.campaign_file import load
-from ebpfperf.model import Campaign, Role, Treatment, Trial, trial_name
+from ebpfperf.model import Campaign, Quiet, Role, Treatment, Trial, trial_name
 
 __all__ = ["estimate_s", "load", "notes", "schedule"]
 
@@ -78,9 +78,12 @@ def _with_again(
     return arms
 
 
-def estimate_s(trials: tuple[Trial, ...]) -> float:
-    """Seconds that running the trials takes, roughly: traffic, overhead and treatment switches."""
-    total, current = 0.0, None
+def estimate_s(trials: tuple[Trial, ...], quiet: Quiet | None = None) -> float:
+    """Seconds that running the trials takes, roughly: traffic, overhead and treatment switches.
+
+    With ``quiet``, for how long the nodes are watched before each, and no time of waiting.
+    """
+    total, current = len(trials) * (0.0 if quiet is None else quiet.sample_s), None
     for trial in trials:
         if trial.treatment != current:
             total, current = total + _SWITCH_S, trial.treatment

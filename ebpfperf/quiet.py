@@ -100,6 +100,15 @@ def wait(
         time.sleep(min(_PAUSE_S, quiet.wait_s))
 
 
+def in_vain(reading: Reading, quiet: Quiet | None) -> bool:
+    """Whether the nodes were not quiet even when they were waited for no more."""
+    said = reading.metrics
+    return quiet is not None and (
+        said.get("idle_busy_pct", 0.0) > quiet.busy_pct
+        or said.get("idle_nic_bits_per_s", 0.0) > quiet.nic_bits_per_s
+    )
+
+
 def parse(node: str, printed: str, *, nic: str) -> Calm:
     """What one node's two readings say.
 

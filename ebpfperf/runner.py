@@ -43,6 +43,9 @@ def connect(ref: ClusterRef, journal: Path) -> Cluster:
 def remaining(store: Store) -> tuple[Trial, ...]:
     """The trials that have no record yet, in their order."""
     done = store.completed()
+    if store.campaign.source:
+        # Imported: there is nothing to run.
+        return ()
     return tuple(trial for trial in plan.schedule(store.campaign) if trial.trial_id not in done)
 
 
@@ -104,6 +107,9 @@ class Stage:
         self.cluster = cluster
         self._campaign = campaign
         self._refused: tuple[tuple[int, str], EbpfperfError] | None = None
+        # Whether the last trial has waited in vain: nodes that are never quiet are not waited for
+        # before every trial anew.
+        self._in_vain = False
 
     def settle(self, trial: Trial) -> Settled:
         """The treatment, shown on the nodes. What failed for a block is not tried again in it."""
@@ -121,7 +127,11 @@ class Stage:
         client, server = (settled.endpoints[trial.flow.path, end] for end in ("client", "server"))
         nodes, nics = self.cluster.nodes, settled.nics
         told = conditions.read(nodes, client, server, addresses=self.cluster.addresses)
-        calm = quiet.wait(nodes, (client.node, server.node), self._campaign.quiet, nics=nics)
+        asked = self._campaign.quiet
+        if asked is not None and self._in_vain:
+            asked = replace(asked, wait_s=0)
+        calm = quiet.wait(nodes, (client.node, server.node), asked, nics=nics)
+        self._in_vain = quiet.in_vain(calm, asked)
         return replace(calm, facts=(*told, *calm.facts))
 
 

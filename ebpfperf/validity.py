@@ -31,11 +31,11 @@ def sentences(found: Verdicts, facts: pd.DataFrame) -> Sentences:
 
 def _level(found: Verdicts) -> list[str]:
     campaign, effects = found.campaign, found.effects
-    if effects.empty:
+    primary = effects[effects["primary"] & effects["p_value"].notna()]
+    if primary.empty:
         return []
-    primary = effects[effects["primary"]]
     sizes = sorted(set(primary["family"]))
-    family = " or ".join(map(str, sizes)) if sizes else "0"
+    family = " or ".join(map(str, sizes))
     others = effects.loc[~effects["primary"], "metric"].nunique()
     said = [
         f"Better and worse hold at {campaign.level:.0%} over the {family} metrics that lead each "
@@ -155,7 +155,10 @@ def _counted(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
         f"blocks are complete ({compare.FEWEST_BLOCKS} are the fewest for a verdict)."
     ]
     if campaign.design is Design.INDEPENDENT:
-        said = [f"{len(ok)} of {len(trials)} imported trials are good; they are not paired."]
+        said = [
+            f"{len(ok)} of {len(trials)} imported trials are good; they are not paired. On what "
+            "they ran (path, overlay mode, link, MTU) is what the import was told, not observed."
+        ]
     for status, word in ((Status.FAILED, "failed"), (Status.VOID, "left out by a gate")):
         bad = trials[trials["status"].eq(status.value)]
         causes = bad["reason"].str.split(":").str[0].value_counts()

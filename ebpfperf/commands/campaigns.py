@@ -55,7 +55,7 @@ def plan(
         printing.as_json(_order(trials))
         return
     _print_order(trials)
-    estimate = units.duration_s(planning.estimate_s(trials))
+    estimate = units.duration_s(planning.estimate_s(trials, campaign.quiet))
     printing.sentence(f"{len(trials)} trials in {campaign.blocks} blocks, about {estimate}.")
     for note in (*planning.notes(campaign), *_needed(campaign, noise)):
         printing.sentence(note)
@@ -302,7 +302,7 @@ def _dry_run(campaign: Campaign, *, json: bool) -> None:
     trials = planning.schedule(campaign)
     planned = mutations.plan_mutations(campaign, trials)
     restoring = [mutations.describe(call) for call in mutations.plan_restore(campaign)]
-    estimate_s = planning.estimate_s(trials)
+    estimate_s = planning.estimate_s(trials, campaign.quiet)
     if json:
         changes = [
             {**row, "changes": [mutations.describe(call) for call in calls]}

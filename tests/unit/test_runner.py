@@ -435,16 +435,34 @@ def test_nodes_are_waited_for_before_each_trial_and_that_is_told(
     def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any) -> Reading:
         asked.append(tuple(names))
         assert quiet == CALM
-        return Reading(metrics={"waited_s": 3.0, "idle_busy_pct": 12.0})
+        return Reading(metrics={"waited_s": 3.0, "idle_busy_pct": 6.0})
 
     monkeypatch.setattr(runner.quiet, "wait", wait)
     store = Store.create(tmp_path / "quiet", replace(CAMPAIGN, quiet=CALM))
     found = results(store, world())
     assert asked == [("node-1", "node-2")] * len(found)
-    assert all(r.metrics["waited_s"] == 3 and r.metrics["idle_busy_pct"] == 12 for r in found)
+    assert all(r.metrics["waited_s"] == 3 and r.metrics["idle_busy_pct"] == 6 for r in found)
 
 
 def test_every_trial_says_what_was_so_on_the_nodes_before_it(store: Store, world: Any) -> None:
     found = results(store, world())
     assert found
     assert all(TOLD in result.facts for result in found)
+
+
+def test_nodes_that_are_never_quiet_are_not_waited_for_anew_before_every_trial(
+    world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    busy = iter([90.0, 90.0, 90.0, 3.0, 90.0, *[3.0] * 100])
+    waits: list[float] = []
+
+    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any) -> Reading:
+        waits.append(quiet.wait_s)
+        return Reading(metrics={"idle_busy_pct": next(busy)})
+
+    monkeypatch.setattr(runner.quiet, "wait", wait)
+    store = Store.create(tmp_path / "loud", replace(CAMPAIGN, quiet=CALM))
+    results(store, world())
+    # Waited for at first, only sampled while that was in vain, and waited for again after it.
+    assert waits[:7] == [30, 0, 0, 0, 30, 0, 30]
+    assert set(waits[7:]) == {30}
