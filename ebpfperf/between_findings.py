@@ -17,6 +17,7 @@ from ebpfperf.verdict_formats import Condition
 
 _OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
 _NAMES_SHOWN = 3
+UNDERLAY_MOVED = "underlay moved"
 
 
 def sentences(
@@ -56,8 +57,10 @@ def marked(
     """The rows, each with these marks and with what gates say of most of its trials on a side.
 
     Those are said as sentences in ``warnings``, too; a campaign's own conditions and comparisons
-    are marked where it is compared within itself.
+    are marked where it is compared within itself. Where a path moved that no overlay touches, every
+    row of the frame is marked, too (costs have none, and are free of it).
     """
+    marks = [*marks, UNDERLAY_MOVED] if len(_moved_between_hosts(effects)) else marks
     noisy = {
         side: {} if one.gates is None else verdicts.noisy(one.trials, one.gates, one.campaign)
         for side, one in ((BEFORE, before), (AFTER, after))
@@ -152,7 +155,7 @@ def _underlay(
     kept = effects["metric"].isin(_OF_THE_UNDERLAY)
     rows = effects[kept & effects["path"].eq(Path.HOST_HOST.value)]
     if len(rows):
-        off = rows[rows["verdict"].isin(judging.ESTABLISHED)]
+        off = _moved_between_hosts(effects)
         if len(off):
             told = "; ".join(map(_moved, off.to_dict("records")))
             return (
@@ -180,6 +183,12 @@ def _underlay(
             "cost against it."
         )
     return tuple(said)
+
+
+def _moved_between_hosts(effects: pd.DataFrame) -> pd.DataFrame:
+    between_hosts = effects["path"].eq(Path.HOST_HOST.value)
+    kept = between_hosts & effects["metric"].isin(_OF_THE_UNDERLAY)
+    return effects[kept & effects["verdict"].isin(judging.ESTABLISHED)]
 
 
 def _moved(row: Mapping[Hashable, Any]) -> str:

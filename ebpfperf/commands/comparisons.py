@@ -70,9 +70,10 @@ def compare(
 ) -> None:
     """Compare treatments with their baseline; of two campaigns, after with before.
 
-    Exit status of two campaigns, or with --fail: 0 when no primary metric is worse and all are
-    decided, 1 when one is worse, 3 when none is worse but one is undecided or void. 2 is bad input,
-    or campaigns that are not comparable.
+    Exit status of two campaigns, or of one with --fail:
+    0 when no primary metric is worse and all are decided,
+    1 when one is worse, 3 when none is but one is undecided or void.
+    It is 2 for bad input, and for campaigns that are not comparable.
     """
     if json and format not in (Format.TEXT, Format.JSON):
         raise InputError(f"--json and --format {format} contradict.", "Give one of them.")

@@ -200,6 +200,9 @@ def test_a_slower_cluster_moves_everything_but_not_the_costs() -> None:
     said = " ".join(between_findings.sentences(before, after, found, paired=ALL))
     assert "Between hosts, where no overlay is in the way, it moved, too: Throughput" in said
     assert "not at Calico" in said
+    for frame, marks in ((found, {"underlay moved"}), (costs, {""})):
+        marked = between_findings.marked(frame, before, after, paired=ALL)
+        assert set(marked["marks"]) == marks
 
 
 def test_a_treatment_that_costs_less_than_before_is_better_against_the_baseline() -> None:
