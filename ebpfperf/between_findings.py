@@ -16,7 +16,7 @@ from ebpfperf.model import Path
 from ebpfperf.verdict_formats import Condition
 
 _OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
-_NAMES_SHOWN = 3
+_NAMES_SHOWN, _KINDS_SHOWN = 3, 6
 UNDERLAY_MOVED = "underlay moved"
 
 
@@ -96,24 +96,43 @@ def conditions(
         Names of facts, or of a kind of them (``offloads`` for ``offloads:nic``, ``felix_spec`` for
         all its fields).
     """
+    found, _ = _differences(before, after, paired)
+    rows = [
+        Condition(name, node, one, other, expected=_is_of(name, expected))
+        for name, node, one, other in found.astype(str).itertuples(index=False, name=None)
+    ]
+    return tuple(sorted(rows, key=lambda row: row.expected))
+
+
+def not_compared(before: Side, after: Side, *, paired: Sequence[Pair]) -> tuple[str, ...]:
+    """A sentence on the conditions that one side alone was asked for."""
+    _, kinds = _differences(before, after, paired)
+    if not kinds:
+        return ()
+    more = f" and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
+    return (
+        f"Known of one side only, and not compared: {', '.join(kinds[:_KINDS_SHOWN])}{more}. An "
+        "older version of ebpfperf asked for less.",
+    )
+
+
+def _differences(
+    before: Side, after: Side, paired: Sequence[Pair]
+) -> tuple[pd.DataFrame, list[str]]:
+    """What differs, and the kinds of facts of which one side has none at all."""
     facts = (
         _facts_compared(before, after, [pair.before for pair in paired]),
         _facts_compared(after, before, [pair.after for pair in paired]),
     )
-    nodes = [set(frame["node"]) for frame in facts]
-    ends = [roles(frame) if nodes[0] != nodes[1] else {} for frame in facts]
+    nodes = [set(frame["node"]) - {""} for frame in facts]
+    ends = [roles(frame) for frame in facts]
+    if nodes[0] == nodes[1] or not all(ends):
+        ends = [{}, {}]
     found = differing(facts[0], facts[1], roles_before=ends[0], roles_after=ends[1])
-    rows = [
-        Condition(
-            str(row["name"]),
-            str(row["node"]),
-            str(row["before"]),
-            str(row["after"]),
-            expected=_is_of(str(row["name"]), expected),
-        )
-        for row in found.to_dict("records")
-    ]
-    return tuple(sorted(rows, key=lambda row: row.expected))
+    known = [{_kind(name) for name in frame["name"].unique()} for frame in facts]
+    kinds = found["name"].map(_kind)
+    unasked = ~kinds.isin(known[0] & known[1])
+    return found[~unasked], sorted(set(kinds[unasked]))
 
 
 def _facts_compared(side: Side, other: Side, treatments: Collection[str]) -> pd.DataFrame:
@@ -125,7 +144,12 @@ def _facts_compared(side: Side, other: Side, treatments: Collection[str]) -> pd.
 
 
 def _is_of(name: str, expected: Collection[str]) -> bool:
-    return name in expected or re.split("[:.]", name)[0] in expected
+    return name in expected or _kind(name) in expected
+
+
+def _kind(name: str) -> str:
+    """``offloads`` of ``offloads:nic``, ``felix_spec`` of its fields."""
+    return re.split("[:.]", name)[0]
 
 
 def unmet(expected: Sequence[str], found: Sequence[Condition]) -> tuple[str, ...]:

@@ -221,6 +221,7 @@ def _between(
             *findings.notice(other.facts).items,
             *between_findings.sentences(one, other, effects, paired=paired),
             *between_findings.unmet(expected, conditions),
+            *between_findings.not_compared(one, other, paired=paired),
         ),
         accepted=verdict_formats.Accepted(accepted, problems) if accepted and problems else None,
     )

@@ -283,6 +283,37 @@ def test_what_differs_besides_is_listed_and_what_is_expected_to_is_marked() -> N
     pd.testing.assert_frame_equal(bare, effects)
 
 
+def test_nodes_of_other_names_stand_for_each_other_by_their_end() -> None:
+    def renamed(one: Side, names: dict[str, str]) -> Side:
+        placed = pd.DataFrame(
+            [
+                ("b000-none-tcp", "", "placement:client", "node-1", ""),
+                ("b000-none-tcp", "", "placement:server", "node-2", ""),
+            ],
+            columns=["trial_id", "node", "name", "value", "unit"],
+        )
+        facts = pd.concat([one.facts, placed], ignore_index=True)
+        return replace(
+            one,
+            facts=facts.assign(
+                node=facts["node"].replace(names), value=facts["value"].replace(names)
+            ),
+        )
+
+    newer = tuple(
+        replace(fact, value="6.19.0") if (fact.node, fact.name) == ("node-2", "kernel") else fact
+        for fact in synthetic.facts()
+    )
+    other = renamed(side("after", facts=newer), {"node-1": "worker-a", "node-2": "worker-b"})
+    (found,) = between_findings.conditions(renamed(side("before"), {}), other, paired=ALL)
+    assert (found.name, found.node, found.before, found.after) == (
+        "kernel",
+        "server",
+        "6.18.0",
+        "6.19.0",
+    )
+
+
 def test_noise_in_most_trials_of_a_side_marks_what_it_is_compared_in() -> None:
     before, after = side("before"), side("after")
     ours = after.trials[after.trials["treatment"].eq("ipip") & after.trials["flow"].eq("tcp")]
@@ -311,12 +342,20 @@ def test_facts_of_trials_that_are_not_compared_do_not_differ() -> None:
         [
             ("b000-ipip-tcp", "node-1", "sysctl:net.core.rmem_max", "1", ""),
             ("b000-vxlan-tcp", "node-1", "sysctl:net.core.wmem_max", "2", ""),
+            ("b000-vxlan-tcp", "node-1", "irq:nic", "0", ""),
         ],
         columns=["trial_id", "node", "name", "value", "unit"],
     )
+    other = extra.iloc[1:2].assign(name="sysctl:net.core.somaxconn")
     odd = replace(before, facts=pd.concat([before.facts, extra], ignore_index=True))
-    found = between_findings.conditions(odd, after, paired=(ALL[0], ALL[2]))
-    assert [row.name for row in found] == ["sysctl:net.core.wmem_max"]
+    even = replace(after, facts=pd.concat([after.facts, other], ignore_index=True))
+    kept = (ALL[0], ALL[2])
+    found = between_findings.conditions(odd, even, paired=kept)
+    assert [row.name for row in found] == ["sysctl:net.core.somaxconn", "sysctl:net.core.wmem_max"]
+    # Of a kind that one side was never asked for nothing is known, and no difference either.
+    (said,) = between_findings.not_compared(odd, even, paired=kept)
+    assert said.startswith("Known of one side only, and not compared: irq.")
+    assert between_findings.not_compared(even, even, paired=kept) == ()
 
 
 def test_stores_give_the_same_as_frames(tmp_path: FilePath) -> None:
