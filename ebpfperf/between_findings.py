@@ -27,6 +27,7 @@ def sentences(
     return (
         *_same_trials(before, after),
         *_underlay(before, after, effects, paired),
+        *_uncontrolled(before, after),
         *_unpaired_baselines(before, after, paired),
         *left_out(before.campaign, after.campaign, paired=paired),
         "Intervals cover how trials differ within a campaign, not how a campaign differs from its "
@@ -207,6 +208,19 @@ def _underlay(
             "cost against it."
         )
     return tuple(said)
+
+
+def _uncontrolled(before: Side, after: Side) -> tuple[str, ...]:
+    """Flows whose load no host-host flow carried, where another load has such a control."""
+    common = common_flows(before.campaign, after.campaign)
+    controlled = {flow.load for flow in common if flow.path is Path.HOST_HOST}
+    without = [flow.name for flow in common if flow.load not in controlled]
+    if not controlled or not without:
+        return ()
+    return (
+        f"No host-host flow has the load of {', '.join(without)}: whether the machines moved for it "
+        "is not known, but what treatments cost against the baseline is free of that.",
+    )
 
 
 def _moved_between_hosts(effects: pd.DataFrame) -> pd.DataFrame:

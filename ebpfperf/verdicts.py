@@ -177,7 +177,7 @@ def marked(
         warnings = [text for text in str(row["warnings"]).split("; ") if text]
         said = [text.replace("; ", ", ") for text in said]
         row |= {
-            "marks": ", ".join(dict.fromkeys(marks)),
+            "marks": "; ".join(dict.fromkeys(marks)),
             "warnings": "; ".join(dict.fromkeys([*said, *warnings])),
         }
         rows.append(row)
