@@ -1,6 +1,6 @@
 """Whether an iperf3 document's numbers can be believed, and the totals that follow of them. Pure.
 
-What is checked was true of every document of an undamaged test that was looked at (3.0.7 to 3.21):
+What is checked is true of every recorded document of an undamaged test (``tests/recorded/iperf3``):
 a rate is bytes over seconds; the streams of ``end`` add up to its sums and there are as many as
 asked for, in each direction; the intervals after the warm-up cover the test and add up to what the
 end that printed them counted.

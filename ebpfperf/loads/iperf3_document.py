@@ -6,8 +6,8 @@ No single mark says whether a test succeeded. Exit status 0 is printed for refus
 has lost a direction. So exit status, stderr, the ``error`` key, the ``end`` object, bytes, rates,
 intervals, streams and repeated keys are judged together, and one doubt is enough for a reason.
 
-Format: printed by iperf3 3.0 to 3.21, by a client or a server; see ``iperf_api.c``,
-``iperf_client_api.c`` and ``iperf_server_api.c`` of each. ``docs/iperf3.md`` says what differs.
+Format: printed by iperf3 3.0 to 3.21, by a client or a server. ``docs/iperf3.md`` says what differs
+and which releases were seen.
 """
 
 from __future__ import annotations
