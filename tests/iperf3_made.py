@@ -1,8 +1,8 @@
 """Documents as iperf3 prints them, made of numbers that are known: for releases without a sample.
 
 The shapes, after documents of these or neighbouring releases: 3.0 has neither round-trip times nor
-windows nor out-of-order counts and prints six digits; up to 3.10.1 a UDP ``end`` has ``sum`` alone; 3.7 to
-3.10.1 repeat the sums' keys with ``--bidir``; from 3.11 on they have names of their own.
+windows nor out-of-order counts and prints six digits; up to 3.10.1 a UDP ``end`` has ``sum`` alone;
+3.7 to 3.10.1 repeat the sums' keys with ``--bidir``; from 3.11 on they have names of their own.
 """
 
 from __future__ import annotations
