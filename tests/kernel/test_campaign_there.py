@@ -248,6 +248,16 @@ def test_function_of_an_overlay_runs_under_it_alone(ran: Ran, function: str, ove
     assert set(ran.trials.loc[seen["trial_id"], "overlay"]) == {overlay}
 
 
+def test_packets_are_encapsulated_as_their_treatment_says(ran: Ran) -> None:
+    seen, wanted = (ran.facts(name) for name in ("wire_overlay", "wire_expected"))
+    assert len(seen) == len(ran.trials)
+    assert seen == wanted
+
+
+def test_conditions_of_every_trial_were_read_on_both_nodes(ran: Ran) -> None:
+    assert ran.facts("conditions") == ["read"] * 2 * len(ran.trials)
+
+
 def test_round_trips_of_tcp_are_counted(ran: Ran) -> None:
     events = ran.trials.query("load == 'tcp'")["srtt_events"]
     assert (events > 0).all(), dict(events)
