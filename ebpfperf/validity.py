@@ -16,7 +16,13 @@ from ebpfperf.verdicts import Verdicts
 
 
 def sentences(found: Verdicts, facts: pd.DataFrame) -> Sentences:
-    """Whether to believe it: what ran, the A/A test, confounders, gates, then what was noted."""
+    """Whether to believe it, and then what was noted beside it."""
+    noted = _noted(found.trials, facts, found.campaign)
+    return Sentences((*belief(found, facts).items, *noted))
+
+
+def belief(found: Verdicts, facts: pd.DataFrame) -> Sentences:
+    """Whether to believe it: what ran, the level, the A/A test, confounders and gates."""
     return Sentences(
         (
             *_counted(found.trials, found.campaign),
@@ -24,7 +30,6 @@ def sentences(found: Verdicts, facts: pd.DataFrame) -> Sentences:
             *_itself(found),
             *_confounded(found, facts),
             *_gates(found),
-            *_noted(found.trials, facts, found.campaign),
         )
     )
 

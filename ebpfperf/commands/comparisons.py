@@ -107,7 +107,7 @@ def compare(
 def _within(directory: Path, kind: Format, *, everything: bool) -> int:
     """Print each treatment against the baseline; the exit status that the verdicts have."""
     from ebpfperf import compare as comparing
-    from ebpfperf import expectations, findings, verdict_formats, verdicts
+    from ebpfperf import expectations, findings, limits, validity, verdict_formats, verdicts
     from ebpfperf.store import Store
 
     store = Store.open(directory)
@@ -115,13 +115,18 @@ def _within(directory: Path, kind: Format, *, everything: bool) -> int:
     effects = judged.effects
     expected = expectations.judged(effects, judged.trials, facts=facts, campaign=store.campaign)
     status = verdict_formats.status(effects)
+    said = (
+        *findings.agreement(expected).items,
+        *validity.belief(judged, facts).items,
+        *limits.sentences(judged.arms),
+    )
     if kind is Format.JSON:
         added = expected[["expected", "why", "source", "agreement"]]
         both = effects.assign(**{str(name): added[name] for name in added})
         printing.as_json([verdict_formats.plain(row) for row in both.to_dict("records")])
     elif kind is Format.TEXT:
         _print_effects(store, effects, facts, everything=everything)
-        for text in findings.agreement(expected).items:
+        for text in said:
             printing.sentence(text)
     else:
         campaign = store.campaign
@@ -134,7 +139,7 @@ def _within(directory: Path, kind: Format, *, everything: bool) -> int:
                     ("level", comparing.level(campaign)),
                 ),
                 effects=effects,
-                sentences=(*findings.notice(facts).items, *findings.agreement(expected).items),
+                sentences=(*findings.notice(facts).items, *said),
             ),
             kind,
             everything=everything,
