@@ -138,6 +138,10 @@ class Kube:
         """FelixConfiguration of that name, or None."""
         return self.get("FelixConfiguration", name)
 
+    def felix_configurations(self) -> list[Object]:
+        """All FelixConfigurations by name."""
+        return self._list("FelixConfiguration")
+
     def ippools(self) -> list[Object]:
         """All IPPools by name."""
         return self._list("IPPool")

@@ -11,7 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Resource field → internal name, where they differ by more than capitals.
-_INTERNAL = {"ipipEnabled": "IpInIpEnabled", "ipipMTU": "IpInIpMtu"}
+_INTERNAL = {
+    "ipipEnabled": "IpInIpEnabled",
+    "ipipMTU": "IpInIpMtu",
+    "bpfConntrackMode": "BPFConntrackCleanupMode",
+}
 
 # What decides which tunnels exist and what MTU they have.
 TUNNEL_FIELDS = (
@@ -44,13 +48,19 @@ def environment(pod: Mapping[str, Any], fields: Iterable[str]) -> dict[str, str 
 
     None stands for a value that the pod takes from elsewhere (a ConfigMap) and does not show.
     """
-    variables: dict[str, str | None] = {}
+    found = variables(pod)
+    return {f: found[variable(f)] for f in sorted(set(fields)) if variable(f) in found}
+
+
+def variables(pod: Mapping[str, Any]) -> dict[str, str | None]:
+    """Variable in capitals → its text, of a calico-node pod's containers; None as above."""
+    found: dict[str, str | None] = {}
     for container in pod.get("spec", {}).get("containers") or []:
         for entry in container.get("env") or []:
-            variables[str(entry.get("name", "")).upper()] = (
+            found[str(entry.get("name", "")).upper()] = (
                 str(entry["value"]) if "value" in entry and "valueFrom" not in entry else None
             )
-    return {f: variables[variable(f)] for f in sorted(set(fields)) if variable(f) in variables}
+    return found
 
 
 def effective(

@@ -27,6 +27,8 @@ SHARED = {
     "store",
     "records",
     "ceilings",
+    "felix_values",
+    "felix_explained",
 }
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
@@ -35,6 +37,7 @@ MEASURE = {
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
+    "felix_reading", "reach",
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",

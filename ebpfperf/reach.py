@@ -1,0 +1,56 @@
+"""A cluster's API and its nodes, for commands that only look: no cluster is an input error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from ebpfperf.errors import InputError, KubeError
+from ebpfperf.kube import Kube
+from ebpfperf.kube_objects import Object
+
+
+def connect(kubeconfig: str | None, context: str | None) -> Kube:
+    """The cluster's API, asked once; InputError where there is no cluster to ask."""
+    try:
+        kube = Kube.connect(kubeconfig, context)
+    except KubeError as error:
+        raise InputError(error.what, error.remedy) from error
+    try:
+        kube.ippools()
+    except KubeError as error:
+        kube.close()
+        if "status" in error.fields and error.fields.get("reason") != "no-calico":
+            raise
+        raise InputError(error.what, error.remedy) from error
+    return kube
+
+
+def release_of(kube: Kube) -> str:
+    """Calico's release; InputError where the cluster does not say it."""
+    found = kube.release()
+    if not found:
+        raise InputError(
+            "The cluster does not say which release of Calico it runs (ClusterInformation).",
+            "Give it: --release v3.26.",
+        )
+    return found
+
+
+def node_names(kube: Kube, wanted: Sequence[str]) -> list[str]:
+    """The nodes' names, all or those wanted; InputError for one that there is not."""
+    known = [name_of(node) for node in kube.nodes()]
+    for name in wanted:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            raise InputError(
+                f"The cluster has no node {name}.",
+                f"Did you mean {nearest[0]}?" if nearest else f"It has {', '.join(known)}.",
+                node=name,
+            )
+    return list(wanted) or known
+
+
+def name_of(found: Object) -> str:
+    """An object's name."""
+    return str(found["metadata"]["name"])
