@@ -37,6 +37,23 @@ def dump(document: Mapping[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
+def dump_result(result: TrialResult) -> bytes:
+    """A result's record as canonical JSON in which every row of a table is one line.
+
+    A trial has hundreds of rows: spread over a line a value they would be three times as large, and
+    nobody could read them.
+    """
+    parts = []
+    for key, value in sorted(result_record(result).items()):
+        if value and isinstance(value, list) and isinstance(value[0], list):
+            rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in value)
+            text = "[\n  " + ",\n  ".join(rows) + "\n ]"
+        else:
+            text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
+
+
 def campaign_record(campaign: Campaign) -> Record:
     """The campaign as JSON values."""
     record: Record = json_values(asdict(campaign))
@@ -63,7 +80,8 @@ def result_record(result: TrialResult) -> Record:
     """The result as JSON values, without its raw files."""
     record: Record = json_values(asdict(result))
     del record["raw"]
-    # Rows as lists: a histogram has hundreds.
+    # Rows as lists: there are hundreds.
+    record["facts"] = [list(asdict(row).values()) for row in result.facts]
     record["samples"] = [list(asdict(row).values()) for row in result.samples]
     record["histograms"] = [list(asdict(row).values()) for row in result.histograms]
     return record
@@ -81,7 +99,10 @@ def result_from(record: Mapping[str, Any]) -> TrialResult:
     fields["status"] = Status(fields["status"])
     fields["samples"] = tuple(Sample(*row) for row in fields["samples"])
     fields["histograms"] = tuple(HistogramBin(*row) for row in fields["histograms"])
-    fields["facts"] = tuple(Fact(**fact) for fact in fields["facts"])
+    # Before schema 3 a fact was an object.
+    fields["facts"] = tuple(
+        Fact(**fact) if isinstance(fact, dict) else Fact(*fact) for fact in fields["facts"]
+    )
     fields["warnings"] = tuple(fields["warnings"])
     return TrialResult(**fields)
 

@@ -171,7 +171,7 @@ class Store:
                 shutil.rmtree(partial, ignore_errors=True)
                 (partial / "raw").mkdir(parents=True)
                 files = {f"raw/{name.replace('/', '_')}": data for name, data in result.raw.items()}
-                files["record.json"] = records.dump(records.result_record(result))
+                files["record.json"] = records.dump_result(result)
                 for name, data in files.items():
                     (partial / name).write_bytes(data)
                 # All written first: the disk then takes them together.

@@ -28,7 +28,7 @@ def filled(tmp_path: Path) -> Store:
 def test_records_come_back_equal() -> None:
     assert records.campaign_from(records.json_values(records.campaign_record(CAMPAIGN))) == CAMPAIGN
     for result in synthetic.results(CAMPAIGN):
-        again = records.result_from(json.loads(records.dump(records.result_record(result))))
+        again = records.result_from(json.loads(records.dump_result(result)))
         assert again == replace(result, raw={})
 
 
