@@ -195,4 +195,5 @@ def test_the_shipped_campaign_is_whole() -> None:
 
     assert shipped.completed() == {t.trial_id for t in plan.schedule(shipped.campaign)}
     assert set(shipped.frame("trials")["status"]) == {"ok"}
-    assert set(shipped.frame("trials")["probes"]) == {"tcp_rtt"}
+    assert set(shipped.frame("trials")["probes"]) == {", ".join(shipped.campaign.optional_probes)}
+    assert set(shipped.frame("trials")["role"]) == {"compared", "again"}
