@@ -37,9 +37,9 @@ figcaption{color:var(--soft);font-size:.92rem;margin-top:.35rem}
 details{margin:.3rem 0}summary{cursor:pointer;color:var(--link);font-size:.92rem}
 .table{overflow-x:auto;margin:1rem 0}table{font-size:.9rem}
 caption{text-align:left;font-weight:600;padding:.3rem 0}
-th,td{padding:.32rem .6rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top;
+th,td{padding:.32rem .5rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 text-align:left}thead th{border-bottom:2px solid var(--line);white-space:nowrap}
-tbody th{font-weight:600;white-space:nowrap}td.verdict{font-weight:600;min-width:7rem}
+tbody th{font-weight:600;white-space:nowrap}td.verdict{font-weight:600;min-width:8rem}
 td.better{color:var(--good)}td.worse{color:var(--bad)}td.void,td.undecided{color:var(--soft)}
 ul.headline{padding:0;list-style:none}ul.headline li{margin:.7rem 0;padding-left:.9rem;
 border-left:4px solid var(--link);max-width:46rem}

@@ -219,7 +219,7 @@ def compared(found: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
                 "verdict": verdict(row),
                 "detectable": detectable(row["detectable_pct"]),
                 "blocks": counted(row),
-                "notes": ", ".join(_letter(notes.index(text)) for text in texts),
+                "notes": ", ".join(letter(notes.index(text)) for text in texts),
             }
         )
     return pd.DataFrame(rows), tuple(notes)
@@ -238,7 +238,7 @@ def expectations(found: pd.DataFrame, campaign: Campaign) -> Table:
                 "flow": row["flow"],
                 "treatment": row["treatment"],
                 "expected": row["expected"],
-                "because": _letter(reasons.index(reason)),
+                "because": letter(reasons.index(reason)),
                 "metric": metrics.metric(str(row["metric"])).label,
                 "change": percent(row["ratio"]),
                 "interval": interval(row["low"], row["high"]),
@@ -287,10 +287,10 @@ def rules(release: str | None) -> Table:
     return Table(f"What the flags do in eBPF mode: {which}", frame, folded=True)
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
     """a, b, … z, aa, ab …, as HTML letters a list."""
     first, last = divmod(number, 26)
-    return (_letter(first - 1) if first else "") + chr(ord("a") + last)
+    return (letter(first - 1) if first else "") + chr(ord("a") + last)
 
 
 def treatments(campaign: Campaign) -> Table:

@@ -22,25 +22,31 @@ def shown(found: Verdicts) -> tuple[Table, ...]:
 def limiters(found: Verdicts) -> tuple[Sentences, Table]:
     """What limited each flow under each treatment: in sentences, and as a table."""
     said = Sentences(limits.sentences(found.arms))
-    rows = [
-        {
-            "flow": row["flow"],
-            "treatment": row["treatment"],
-            "limited by": f"{row['limiter']} ({row['n_limited']} of {row['n_trials']} trials)",
-            "others": row["others"],
-            "measured": _rate(row),
-            "headers allow": _bits(row["ceiling_bits_per_s"]),
-            "reached": "–" if pd.isna(row["of_ceiling_pct"]) else f"{row['of_ceiling_pct']:.0f} %",
-            "payload of wire bytes": _share(row["payload_part"]),
-            "evidence": row["evidence"],
-        }
-        for row in found.arms.to_dict("records")
-        if row["n_trials"]
-    ]
+    notes: list[str] = []
+    rows = []
+    for row in found.arms.to_dict("records"):
+        if not row["n_trials"]:
+            continue
+        why = str(row["evidence"])
+        notes += [why] if why not in notes else []
+        limited = f"{row['limiter']} {row['n_limited']} of {row['n_trials']}"
+        rows.append(
+            {
+                "flow": row["flow"],
+                "treatment": row["treatment"],
+                "limited by": f"{limited}, {row['others']}" if row["others"] else limited,
+                "why": tables.letter(notes.index(why)),
+                "measured": _rate(row),
+                "headers allow": _bits(row["ceiling_bits_per_s"]),
+                "reached": _reached(row["of_ceiling_pct"]),
+                "payload": _share(row["payload_part"]),
+            }
+        )
     return said, Table(
-        "What limited each flow, and what headers leave of the link",
+        "What limited each flow (of how many trials), and what headers leave of the link",
         pd.DataFrame(rows),
-        numeric=("measured", "headers allow", "reached", "payload of wire bytes"),
+        numeric=("measured", "headers allow", "reached", "payload"),
+        notes=tuple(notes),
     )
 
 
@@ -53,7 +59,20 @@ def _rate(row: Mapping[Hashable, Any]) -> str:
 
 
 def _bits(value: float) -> str:
-    return f"{units.UNKNOWN}: no link speed" if pd.isna(value) else units.bits_per_s(value)
+    """UNKNOWN where the link's speed is: a virtual device announces none that limits."""
+    return units.UNKNOWN if pd.isna(value) else units.bits_per_s(value)
+
+
+def _reached(pct: float) -> str:
+    """What part of the ceiling was carried; beyond it, the announced speed is no limit."""
+    if pd.isna(pct):
+        return "–"
+    return (
+        f"{pct:.0f} %" if pct <= _MOST_PCT else f"{pct:.0f} %, so the announced speed is no limit"
+    )
+
+
+_MOST_PCT = 102.0
 
 
 def _share(value: float) -> str:
