@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands import campaigns, clusters, comparisons, felix, imports, reports
+from ebpfperf.commands import campaigns, clusters, comparisons, felix, imports, maps, reports
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.cli import app as lab
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(lab, name="lab")
 app.add_typer(imports.app, name="import")
+app.add_typer(maps.app, name="maps")
 app.add_typer(felix.app, name="felix")
 for command in (
     campaigns.plan,

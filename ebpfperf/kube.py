@@ -168,6 +168,10 @@ class Kube:
         labels = {"kubernetes.io/service-name": service}
         return self._list("EndpointSlice", namespace=namespace, labels=labels)
 
+    def everywhere(self, kind: str) -> list[Object]:
+        """All Pods, Services or EndpointSlices of every namespace, by name."""
+        return self._list(kind, namespace="*")
+
     def cluster_uid(self) -> str | None:
         """An identity that survives everything but a new cluster: the uid of kube-system."""
         namespace = self.get("Namespace", "kube-system")

@@ -27,6 +27,8 @@ SHARED = {
     "store",
     "records",
     "ceilings",
+    "mapdump",
+    "map_checks",
     "felix_values",
     "felix_explained",
 }
@@ -37,6 +39,7 @@ MEASURE = {
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
+    "map_reading",
     "felix_reading", "reach",
 }  # fmt: skip
 ANALYSE = {

@@ -1,0 +1,335 @@
+"""A node's maps against the API: services, backends and routes that are missing or stale. Pure.
+
+What the maps must hold follows of felix/bpf/proxy/syncer.go (services) and
+felix/dataplane/linux/bpf_route_mgr.go (routes). Objects are those of the Kubernetes API.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ebpfperf.mapdump import summaries
+from ebpfperf.mapdump.nat import BLACKHOLE
+from ebpfperf.mapdump.routes import HOST, LOCAL, WORKLOAD
+from ebpfperf.mapdump.summaries import joined
+
+Object = Mapping[str, Any]
+Place = tuple[str, int, int]  # address, port, protocol
+PROTOCOLS = {"TCP": 6, "UDP": 17}
+SERVICE_LABEL = "kubernetes.io/service-name"
+FAIL, WARN = "FAIL", "WARN"
+# So many backends are named in one sentence.
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that the maps and the API disagree about, or that the maps alone show.
+
+    Attributes
+    ----------
+    check
+        ``service-missing``, ``service-empty``, ``backend-missing``, ``backend-stale``,
+        ``backend-unknown``, ``route-missing``, ``route-wrong``, ``connection-stale``,
+        ``syn-sent`` or ``conntrack-full``.
+    severity
+        ``FAIL`` or ``WARN``.
+    """
+
+    check: str
+    severity: str
+    subject: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One port of a Service: where it is reached, and which endpoints are ready."""
+
+    name: str
+    place: Place
+    endpoints: frozenset[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What of the API matters to the maps.
+
+    Attributes
+    ----------
+    node_addresses
+        Node → its InternalIPs.
+    pods
+        (namespace/name, node, address) of running pods with a network of their own.
+    """
+
+    services: tuple[Service, ...] = ()
+    node_addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pods: tuple[tuple[str, str, str], ...] = ()
+
+
+def api(
+    services: Iterable[Object], slices: Iterable[Object], nodes: Iterable[Object],
+    pods: Iterable[Object],
+) -> Api:  # fmt: skip
+    """What the API's objects say, as far as the maps follow of it."""
+    every = list(slices)
+    addresses = {
+        str(node["metadata"]["name"]): tuple(
+            str(each["address"])
+            for each in node.get("status", {}).get("addresses") or ()
+            if each.get("type") == "InternalIP"
+        )
+        for node in nodes
+    }
+    return Api(
+        tuple(found for service in services for found in _ports(service, every)),
+        addresses,
+        tuple(found for pod in pods for found in _addresses(pod)),
+    )
+
+
+def services(api: Api, frontends: pd.DataFrame, backends: pd.DataFrame) -> tuple[Problem, ...]:
+    """Services that the maps lack, that lead nowhere, or to where nobody is."""
+    rows: Iterable[Any] = frontends.itertuples()
+    known = {
+        (str(row.addr), int(row.port), int(row.proto)): row
+        for row in rows
+        if row.src_cidr in ("0.0.0.0/0", "::/0")
+    }
+    behind: dict[int, dict[int, tuple[str, int]]] = {}
+    ends: Iterable[Any] = backends.itertuples()
+    for row in ends:
+        behind.setdefault(int(row.id), {})[int(row.ordinal)] = (str(row.addr), int(row.port))
+    return tuple(
+        problem
+        for service in api.services
+        for problem in _service(service, known.get(service.place), behind)
+    )
+
+
+def routes(api: Api, node: str, table: pd.DataFrame) -> tuple[Problem, ...]:
+    """Pods and nodes that the routes map does not lead to, seen from one node."""
+    found: list[Problem] = []
+    by_length = _by_length(table)
+    for name, addresses in api.node_addresses.items():
+        for address in addresses:
+            row = _lookup(by_length, address)
+            if not _family_known(by_length, address):
+                continue
+            if row is None or not int(row.flags) & HOST:
+                what = f"{address} of node {name} has no host route in the map."
+                found.append(Problem("route-missing", FAIL, name, what))
+            elif bool(int(row.flags) & LOCAL) != (name == node):
+                side = "this" if int(row.flags) & LOCAL else "another"
+                what = f"{address} of node {name} is a host of {side} node in the map."
+                found.append(Problem("route-wrong", FAIL, name, what))
+    for pod, where, address in api.pods:
+        if _family_known(by_length, address):
+            found += _pod_route(api, node, pod, where, address, _lookup(by_length, address))
+    return tuple(found)
+
+
+def connections(
+    frame: pd.DataFrame, backends: pd.DataFrame | None = None, *, max_entries: int | None = None
+) -> tuple[Problem, ...]:
+    """What connections show: backends that are gone, servers that do not answer, a full map."""
+    found: list[Problem] = []
+    if max_entries:
+        pct = 100 * len(frame) / max_entries
+        if pct > summaries.NEARLY_FULL_PCT:
+            severity = FAIL if pct > summaries.FULL_PCT else WARN
+            what = f"{len(frame)} of at most {max_entries} connections ({pct:.1f} %)."
+            found.append(Problem("conntrack-full", severity, "conntrack", what))
+    share = summaries.syn_sent_pct(frame)
+    if share is not None and share > summaries.SYN_SENT_PCT:
+        what = f"{share:.1f} % of TCP's connections are SYN-SENT: many servers do not answer."
+        found.append(Problem("syn-sent", WARN, "conntrack", what))
+    if backends is not None and not frame.empty:
+        found += _stale(frame, backends)
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------------- the API
+
+
+def _ports(service: Object, slices: Sequence[Object]) -> Iterator[Service]:
+    meta, spec = service["metadata"], service.get("spec", {})
+    own = [
+        each
+        for each in slices
+        if each["metadata"].get("namespace") == meta.get("namespace")
+        and (each["metadata"].get("labels") or {}).get(SERVICE_LABEL) == meta["name"]
+    ]
+    addresses = [
+        address
+        for address in spec.get("clusterIPs") or [spec.get("clusterIP")]
+        if address not in (None, "", "None")
+    ]
+    for port in spec.get("ports") or ():
+        protocol = PROTOCOLS.get(port.get("protocol", "TCP"))
+        if protocol is None:
+            continue
+        name = f"{meta.get('namespace', '')}/{meta['name']}"
+        name += f":{port['name']}" if port.get("name") else ""
+        for address in addresses:
+            family = "IPv6" if ":" in address else "IPv4"
+            ends = frozenset(_endpoints(port, own, family))
+            yield Service(name, (_same(address), int(port["port"]), protocol), ends)
+
+
+def _endpoints(port: Object, slices: Sequence[Object], family: str) -> Iterator[tuple[str, int]]:
+    wanted = port.get("name") or "", port.get("protocol", "TCP")
+    for each in slices:
+        if each.get("addressType", "IPv4") != family:
+            continue
+        numbers = [
+            int(own["port"])
+            for own in each.get("ports") or ()
+            if (own.get("name") or "", own.get("protocol") or "TCP") == wanted
+        ]
+        for endpoint in each.get("endpoints") or ():
+            # What says nothing of being ready is ready.
+            if (endpoint.get("conditions") or {}).get("ready") is not False:
+                yield from ((_same(endpoint["addresses"][0]), number) for number in numbers)
+
+
+def _addresses(pod: Object) -> Iterator[tuple[str, str, str]]:
+    spec, status = pod.get("spec", {}), pod.get("status", {})
+    if spec.get("hostNetwork") or status.get("phase") != "Running" or not spec.get("nodeName"):
+        return
+    if pod["metadata"].get("deletionTimestamp"):
+        return
+    name = f"{pod['metadata'].get('namespace', '')}/{pod['metadata']['name']}"
+    listed = [each["ip"] for each in status.get("podIPs") or () if each.get("ip")]
+    for address in listed or [each for each in [status.get("podIP")] if each]:
+        yield name, str(spec["nodeName"]), _same(address)
+
+
+def _same(address: str) -> str:
+    """An address as the maps' reader spells it."""
+    return str(ipaddress.ip_address(address))
+
+
+# ------------------------------------------------------------------------------- services
+
+
+def _service(
+    service: Service, row: Any, behind: Mapping[int, Mapping[int, tuple[str, int]]]
+) -> Iterator[Problem]:
+    address, port, protocol = service.place
+    where = f"{service.name} ({joined(address, port)}, protocol {protocol})"
+    if row is None:
+        yield Problem("service-missing", FAIL, service.name, f"{where} is not in the NAT map.")
+        return
+    count = int(row.count)
+    if count == BLACKHOLE:
+        return
+    if count == 0:
+        if service.endpoints:
+            what = f"{where} has no backend in the map, and {len(service.endpoints)} in the API."
+            yield Problem("service-empty", FAIL, service.name, what)
+        else:
+            what = f"{where} has no ready endpoint, in the API neither."
+            yield Problem("service-empty", WARN, service.name, what)
+        return
+    own = behind.get(int(row.id), {})
+    lacking = [ordinal for ordinal in range(min(count, len(own) + 1)) if ordinal not in own]
+    if lacking or len(own) < count:
+        what = f"{where} has {count} backends, and {count - len(own)} of them are not in the map."
+        yield Problem("backend-missing", FAIL, service.name, what)
+    there = {own[ordinal] for ordinal in own if ordinal < count}
+    if stale := there - service.endpoints:
+        what = f"{where} leads to {_listed(stale)}: no ready endpoint of it."
+        yield Problem("backend-stale", FAIL, service.name, what)
+    if not lacking and (unknown := service.endpoints - there):
+        what = f"{where} does not lead to {_listed(unknown)}, which is ready."
+        yield Problem("backend-unknown", FAIL, service.name, what)
+
+
+def _listed(ends: Iterable[tuple[str, int]]) -> str:
+    texts = [joined(*end) for end in sorted(ends)]
+    more = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# --------------------------------------------------------------------------------- routes
+
+
+def _by_length(table: pd.DataFrame) -> dict[int, dict[int, dict[int, Any]]]:
+    """Family → bits → network → row."""
+    found: dict[int, dict[int, dict[int, Any]]] = {}
+    for row in table.itertuples():
+        network = ipaddress.ip_network(str(row.dest), strict=False)
+        lengths = found.setdefault(network.version, {})
+        lengths.setdefault(network.prefixlen, {})[int(network.network_address)] = row
+    return found
+
+
+def _family_known(tables: Mapping[int, Any], address: str) -> bool:
+    """Whether the map of that family was read at all."""
+    return (6 if ":" in address else 4) in tables
+
+
+def _lookup(tables: Mapping[int, Mapping[int, Mapping[int, Any]]], address: str) -> Any:
+    """The row of the longest prefix that the address is in."""
+    number = ipaddress.ip_address(address)
+    width = number.max_prefixlen
+    lengths = tables.get(number.version, {})
+    for bits in sorted(lengths, reverse=True):
+        network = int(number) >> (width - bits) << (width - bits)
+        if network in lengths[bits]:
+            return lengths[bits][network]
+    return None
+
+
+def _pod_route(
+    api: Api, node: str, pod: str, where: str, address: str, row: Any
+) -> Iterator[Problem]:
+    flags = 0 if row is None else int(row.flags)
+    if not flags & WORKLOAD:
+        what = f"{address} of pod {pod} on {where} has no workload route in the map."
+        yield Problem("route-missing", FAIL, pod, what)
+    elif bool(flags & LOCAL) != (where == node):
+        said = "a workload of this node" if flags & LOCAL else "a workload of another node"
+        what = f"{address} of pod {pod} is on {where}, and {said} in the map ({row.dest})."
+        yield Problem("route-wrong", FAIL, pod, what)
+    elif not flags & LOCAL:
+        hop = None if pd.isna(row.next_hop) else str(row.next_hop)
+        expected = api.node_addresses.get(where, ())
+        if expected and hop not in expected:
+            what = f"{address} of pod {pod} is on {where}, and the map's next hop is {hop}."
+            yield Problem("route-wrong", FAIL, pod, what)
+
+
+# ---------------------------------------------------------------------------- connections
+
+
+def _stale(frame: pd.DataFrame, backends: pd.DataFrame) -> Iterator[Problem]:
+    through = frame[(frame["type"] == "nat-reverse") & frame["initiator_dst"].notna()]
+    if through.empty:
+        return
+    there = {
+        (str(address), int(port))
+        for address, port in zip(backends["addr"], backends["port"], strict=True)
+    }
+    ends = zip(
+        through["initiator_dst"], through["initiator_dport"], through["orig_ip"],
+        through["orig_port"], strict=True,
+    )  # fmt: skip
+    gone: dict[tuple[str, int, str], int] = {}
+    for address, port, service, service_port in ends:
+        end = str(address), int(port)
+        if end not in there:
+            key = (*end, joined(service, service_port))
+            gone[key] = gone.get(key, 0) + 1
+    for (address, port, service), count in sorted(gone.items()):
+        what = (
+            f"{count} connections to {service} go to {joined(address, port)}, which no service has."
+        )
+        yield Problem("connection-stale", WARN, service, what)
