@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands import campaigns, clusters, comparisons, felix, imports, maps, reports
+from ebpfperf.commands import campaigns, clusters, comparisons, drops, felix, imports, maps, reports
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.cli import app as lab
 
@@ -35,6 +35,7 @@ for command in (
     clusters.nodes,
     clusters.facts,
     comparisons.compare,
+    drops.drops,
     reports.report,
 ):
     app.command()(command)

@@ -22,14 +22,14 @@ from ebpfperf.verify import IPIP_DEVICE, VXLAN_DEVICE
 TIMEOUT_S = 10.0
 _NOT_FOUND = 127
 _SCRIPTS = ("bpf_call", "attached", "conditions")
-# Modules by name, in the order in which they stand on each other.
+# Modules by name, in the order in which they stand on each other; the last one is asked.
 _BOOT = """\
 import json, sys, types
 told = json.loads(sys.stdin.read())
 for name, text in told["sources"]:
     module = sys.modules[name] = types.ModuleType(name)
     exec(compile(text, name + ".py", "exec"), module.__dict__)
-print(json.dumps(sys.modules["conditions"].read(told["asked"])))
+print(json.dumps(sys.modules[name].read(told["asked"])))
 """
 # Isolated, and without site-packages: a third of Python's own start.
 COMMAND = ("/usr/bin/python3", "-I", "-S", "-c", _BOOT)
@@ -177,10 +177,14 @@ def question(
 
 
 @cache
-def sources() -> tuple[tuple[str, str], ...]:
-    """Names and texts of the scripts that a node runs, each after those it needs."""
+def sources(*further: str) -> tuple[tuple[str, str], ...]:
+    """Names and texts of the scripts that a node runs, each after those it needs.
+
+    ``further`` stand on these: the last of them is asked instead.
+    """
     place = files("ebpfperf.probes").joinpath("node")
-    return tuple((name, place.joinpath(f"{name}.py").read_text("utf-8")) for name in _SCRIPTS)
+    names = (*_SCRIPTS, *further)
+    return tuple((name, place.joinpath(f"{name}.py").read_text("utf-8")) for name in names)
 
 
 def _node(node: Node, asked: Mapping[str, Any]) -> tuple[Fact, ...]:

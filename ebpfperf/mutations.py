@@ -121,10 +121,23 @@ def patch_spec(kind: str, name: str, fields: Mapping[str, Any], *, why: str) -> 
     return Mutation("patch", kind, name, body={"spec": dict(fields)}, why=why)
 
 
-def create_felix(fields: Mapping[str, Any], *, why: str) -> Mutation:
-    """A FelixConfiguration ``default`` where the cluster has none."""
-    body = {"metadata": {"name": FELIX[1]}, "spec": dict(fields)}
-    return Mutation("create", *FELIX, body=body, why=why)
+def create_felix(fields: Mapping[str, Any], *, why: str, name: str = FELIX[1]) -> Mutation:
+    """A FelixConfiguration where the cluster has none of that name."""
+    body = {"metadata": {"name": name}, "spec": dict(fields)}
+    return Mutation("create", FELIX[0], name, body=body, why=why)
+
+
+def set_log_level(name: str, live: Mapping[str, Any] | None, level: str) -> Mutation | None:
+    """What gives a FelixConfiguration that ``bpfLogLevel``; None where it has it.
+
+    ``live`` is the object as it is now, None where there is none.
+    """
+    fields, why = {"bpfLogLevel": level}, "the debug log, for some seconds"
+    if live is None:
+        return create_felix(fields, why=why, name=name)
+    if str((live.get("spec") or {}).get("bpfLogLevel", "")).lower() == level.lower():
+        return None
+    return patch_spec(FELIX[0], name, fields, why=why)
 
 
 def create_again(kind: str, original: Mapping[str, Any], *, why: str) -> Mutation:

@@ -266,13 +266,16 @@ def _table() -> dict[str, Any]:
 
 
 def _field(name: str, row: Mapping[str, Any]) -> Field:
-    plain = {key: row[key] for key in ("type", "what", "source")}
-    texts = {key: tuple(row.get(key, ())) for key in ("levels", "how", "traps", "page_now")}
     since = str(row.get("since", ""))
     return Field(
         name=name,
-        **plain,
-        **texts,
+        type=row["type"],
+        what=row["what"],
+        source=row["source"],
+        levels=tuple(row.get("levels", ())),
+        how=tuple(row.get("how", ())),
+        traps=tuple(row.get("traps", ())),
+        page_now=tuple(row.get("page_now", ())),
         defaults=tuple((first, value) for first, value in row["default"]),
         since=since,
         until=row.get("until", ""),

@@ -173,6 +173,11 @@ def restore(
     found = [directory] if directory else [p.parent for p in Path("runs").glob("*/journal.json")]
     said: dict[str, list[str]] = {}
     for folder in sorted(found):
+        if _is_log_level(folder):
+            from ebpfperf.log_level import restored
+
+            said[str(folder)] = list(restored(folder, overwrite=force))
+            continue
         store = Store.open(folder)
         with store.exclusive():
             said[str(folder)] = list(restore_from_journal(store.journal, overwrite=force))
@@ -184,6 +189,11 @@ def restore(
     for name, sentences in said.items():
         for text in sentences:
             printing.sentence(f"{name}: {text}")
+
+
+def _is_log_level(folder: Path) -> bool:
+    """Whether a directory is no campaign's, but where drops --log-for keeps what it changed."""
+    return (folder / "journal.json").exists() and not (folder / "manifest.json").exists()
 
 
 def _campaign(

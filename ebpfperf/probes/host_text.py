@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ebpfperf.calico.counters import DROPS
+
 KERNEL_FILES = ("/proc/sys/kernel/random/boot_id", "/proc/uptime", "/proc/stat",
                 "/proc/net/softnet_stat")  # fmt: skip
 # The node's own devices: a pod's are in its own namespace.
@@ -169,9 +171,6 @@ def parse_clsact(text: str) -> dict[str, int] | None:
     }
 
 
-# Indices of cali_counters that are drops; up to v3.28 the map ends before 14, and 14 and 17 to 19
-# are no drops (felix/bpf/counters/counters.go, v3.24.0 to v3.32.0).
-_DROPS = (*range(4, 14), 15, 16, *range(20, 24), 25, 26)
 _COUNTER_BYTES = 8
 
 
@@ -192,7 +191,7 @@ def parse_counters(text: str) -> int:
                 int.from_bytes(value[at : at + _COUNTER_BYTES], "little")
                 for at in range(0, len(value), _COUNTER_BYTES)
             ]
-            dropped += sum(numbers[index] for index in _DROPS if index < len(numbers))
+            dropped += sum(numbers[index] for index in DROPS if index < len(numbers))
     return dropped
 
 

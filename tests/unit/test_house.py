@@ -27,10 +27,14 @@ SHARED = {
     "store",
     "records",
     "ceilings",
+    "tracelog",
     "mapdump",
     "map_checks",
     "felix_values",
     "felix_explained",
+    "drop_counts",
+    "drop_differences",
+    "drop_causes",
 }
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
@@ -39,8 +43,9 @@ MEASURE = {
     "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
+    "trace_capture", "trace_nodes",
     "map_reading",
-    "felix_reading", "reach",
+    "felix_reading", "reach", "drop_reading", "drop_log", "log_level",
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",

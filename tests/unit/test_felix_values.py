@@ -1,0 +1,192 @@
+"""Which value Felix acts on, by where it is set: a naive oracle, and Felix's own peculiarities."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from ebpfperf.calico.felix_fields import field, fields
+from ebpfperf.felix_values import (
+    FILE,
+    Evidence,
+    Origin,
+    effective,
+    parse_printed,
+    shown,
+    strays,
+    value_of,
+)
+
+PORT = field("vxlanPort")
+NODE = "node-1"
+POOLS: dict[str, dict[str, Any]] = {
+    "one": {"ipipMode": "Never", "vxlanMode": "CrossSubnet"},
+    "two": {"ipipMode": "Always", "disabled": True},
+}
+# Place → how the evidence says it there, highest first.
+PLACES: dict[Origin, tuple[str, Any]] = {
+    Origin.ENVIRONMENT: ("environment", {"FELIX_VXLANPORT": "4001"}),
+    Origin.FILE: ("file", {"VxlanPort": "4002"}),
+    Origin.NODE: ("own", {"vxlanPort": 4003}),
+    Origin.DEFAULT: ("default", {"vxlanPort": 4004}),
+}
+VALUES = dict(zip(PLACES, (4001, 4002, 4003, 4004), strict=True))
+
+
+def seen(release: str = "v3.26.1", **given: Any) -> Evidence:
+    return Evidence(NODE, release, **given)
+
+
+@pytest.mark.parametrize(
+    "places", [c for n in range(5) for c in itertools.combinations(PLACES, n)], ids=str
+)
+def test_the_highest_place_wins_and_the_others_are_shown(places: tuple[Origin, ...]) -> None:
+    found = value_of(seen(**dict(PLACES[place] for place in places)), PORT)
+    if not places:
+        assert (found.value, found.origin, found.shadowed) == (4789, Origin.RELEASE, ())
+        return
+    assert (found.value, found.origin) == (VALUES[places[0]], places[0])
+    assert [(g.origin, g.value) for g in found.shadowed] == [(p, VALUES[p]) for p in places[1:]]
+
+
+def test_places_have_the_names_by_which_people_look_for_them() -> None:
+    found = value_of(seen(**dict(PLACES.values())), PORT)
+    wheres = [found.where, *(given.where for given in found.shadowed)]
+    assert wheres == [
+        "FELIX_VXLANPORT",
+        FILE,
+        "FelixConfiguration node.node-1",
+        "FelixConfiguration default",
+    ]
+
+
+def test_what_felix_cannot_read_becomes_the_default_and_not_what_is_below() -> None:
+    found = value_of(
+        seen(environment={"FELIX_VXLANPORT": "many"}, default={"vxlanPort": 4004}), PORT
+    )
+    assert found.value == 4789
+    assert "'many' is not a whole number" in found.notes[0]
+    assert [given.value for given in found.shadowed] == [4004]
+    fatal = value_of(seen(environment={"FELIX_IPTABLESMARKMASK": "x"}), field("iptablesMarkMask"))
+    assert fatal.value == "UNKNOWN: Felix does not start with it"
+
+
+def test_empty_text_says_nothing() -> None:
+    found = value_of(
+        seen(environment={"FELIX_BPFLOGLEVEL": " "}, default={"bpfLogLevel": ""}),
+        field("bpfLogLevel"),
+    )
+    assert (found.value, found.origin) == ("Off", Origin.RELEASE)
+
+
+def test_a_variable_from_a_config_map_is_unknown_and_still_wins() -> None:
+    found = value_of(
+        seen(environment={"FELIX_IPINIPMTU": None}, default={"ipipMTU": 1400}), field("ipipMTU")
+    )
+    assert found.origin is Origin.ENVIRONMENT
+    assert str(found.value).startswith("UNKNOWN")
+    assert found.shadowed[0].value == 1400
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "value", "origin", "where"),
+    [
+        ("v3.22.0", "vxlanEnabled", False, Origin.RELEASE, "v3.22.0"),
+        (
+            "v3.23.0",
+            "vxlanEnabled",
+            True,
+            Origin.DERIVED,
+            "IP pools: one has vxlanMode CrossSubnet",
+        ),
+        ("v3.32.1", "ipipEnabled", False, Origin.DERIVED, "IP pools: none asks for it"),
+    ],
+)
+def test_unset_tunnel_flags_follow_the_pools_from_v3_23_on(
+    release: str, name: str, value: bool, origin: Origin, where: str
+) -> None:
+    found = value_of(seen(release, pools=POOLS), field(name))
+    assert (found.value, found.origin, found.where) == (value, origin, where)
+    fixed = value_of(seen(release, pools=POOLS, default={name: not value}), field(name))
+    assert (fixed.value, fixed.origin) == (not value, Origin.DEFAULT)
+
+
+def test_a_kernel_that_cannot_beats_everything() -> None:
+    found = value_of(
+        seen(unsupported=True, environment={"FELIX_BPFENABLED": "true"}), field("bpfEnabled")
+    )
+    assert (found.value, found.origin) == (False, Origin.OVERRIDE)
+    assert found.shadowed[0].value is True
+
+
+def test_a_selected_resource_is_unknown_and_stands_above_default() -> None:
+    found = value_of(
+        seen(
+            "v3.32.1",
+            selected={"fast": {"nodeSelector": "has(fast)", "bpfLogLevel": "Debug"}},
+            default={"bpfLogLevel": "Info"},
+        ),
+        field("bpfLogLevel"),
+    )
+    assert found.origin is Origin.SELECTOR
+    assert "'Debug' if 'has(fast)'" in found.value
+    assert [given.value for given in found.shadowed] == ["Info"]
+
+
+def test_an_mtu_of_nought_is_automatic_only_where_the_release_has_that() -> None:
+    (note,) = value_of(seen("v3.26.1"), field("vxlanMTU")).notes
+    assert note == "automatic: the NIC's less 50 bytes"
+    old = value_of(seen("v3.16.1"), field("vxlanMTU"))
+    assert (old.value, old.notes) == (1410, ())
+
+
+@pytest.mark.parametrize("release", ["v3.13.0", "v3.16.1", "v3.26.1", "v3.32.1"])
+def test_every_field_of_a_release_has_a_value(release: str) -> None:
+    found = effective(seen(release, pools=POOLS))
+    assert [v.field for v in found] == [n for n, f in fields().items() if f.settable(release)]
+    assert all(shown(value.value) for value in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"environment": {"FELIX_IPIPENABLED": "1"}}, "ipipEnabled is FELIX_IPINIPENABLED"),
+        ({"environment": {"FELIX_BPFLOGLEVL": "off"}}, "did you mean bpfLogLevel?"),
+        ({"file": {"IpipMtu": "1400"}}, "ipipMTU is FELIX_IPINIPMTU or IpInIpMtu"),
+        ({"default": {"ipInIpEnabled": False}}, "did you mean ipipEnabled?"),
+        ({"own": {"bpfProfiling": "Enabled"}}, "v3.26.1 does not have"),
+        ({"environment": {"FELIX_BPFPROFILING": "Enabled"}}, "v3.26.1 does not know"),
+    ],
+)
+def test_what_is_set_in_vain_is_said(given: dict[str, Any], words: str) -> None:
+    (said,) = strays(seen(**given))
+    assert words in said
+
+
+def test_what_manifests_and_the_operator_set_is_not_in_vain() -> None:
+    environment: dict[str, str | None] = {
+        name: "1"
+        for name in (
+            "FELIX_DEFAULTENDPOINTTOHOSTACTION", "FELIX_HEALTHENABLED", "FELIX_IPV6SUPPORT",
+            "FELIX_IPINIPMTU", "FELIX_VXLANMTU", "FELIX_WIREGUARDMTU", "FELIX_TYPHAK8SSERVICENAME",
+            "FELIX_TYPHAK8SNAMESPACE", "FELIX_LOGSEVERITYSCREEN", "FELIX_REPORTINGINTERVALSECS",
+            "FELIX_IPTABLESLOCKPROBEINTERVALMILLIS",
+        )
+    }  # fmt: skip
+    file = {"MetadataAddr": "None", "LogFilePath": "None", "LogSeveritySys": "None"}
+    spec = {"reportingInterval": "0s", "floatingIPs": "Disabled", "bpfLogLevel": ""}
+    assert strays(seen(environment=environment, file=file, default=spec)) == []
+
+
+def test_environment_and_file_are_read_as_the_node_prints_them() -> None:
+    printed = (
+        "==> environment <==\nFELIX_BPFLOGLEVEL=Debug\nfelix_x=a=b\n==> file <==\n"
+        "[global]\n# VXLANPort = 1\nVXLANPort = 4790\nLogFilePath=None\n"
+    )
+    environment, file = parse_printed(printed)
+    assert environment == {"FELIX_BPFLOGLEVEL": "Debug", "FELIX_X": "a=b"}
+    assert file == {"VXLANPort": "4790", "LogFilePath": "None"}
+    assert parse_printed("==> no process <==\n") == (None, None)
+    assert parse_printed("==> environment <==\n==> file <==\n") == ({}, {})
