@@ -11,7 +11,17 @@ import sys
 import typer
 
 from ebpfperf import printing
-from ebpfperf.commands import campaigns, clusters, comparisons, drops, felix, imports, maps, reports
+from ebpfperf.commands import (
+    campaigns,
+    clusters,
+    comparisons,
+    drops,
+    felix,
+    imports,
+    maps,
+    reports,
+    trace,
+)
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.lab.cli import app as lab
 
@@ -25,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(lab, name="lab")
 app.add_typer(imports.app, name="import")
+app.add_typer(trace.app, name="trace")
 app.add_typer(maps.app, name="maps")
 app.add_typer(felix.app, name="felix")
 for command in (

@@ -1,0 +1,335 @@
+"""The parts of many lines that share a layout, cut out as columns of bytes and read at once.
+
+Parts with few different values (process, processor, tag, beginning of the text) are read by the
+rules (``grammar``) once a value; times and durations are added up digit by digit, all lines at a
+time. What a layout does not explain is left to the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ebpfperf.tracelog.columns import NONE, Outcome, Pools, tag_of_line
+from ebpfperf.tracelog.grammar import (
+    ALL_KINDS,
+    PREFIX,
+    RESULT,
+    UNTAGGED,
+    Line,
+    kind_of,
+    line_of,
+    tag_of,
+)
+from ebpfperf.tracelog.words import Rows, numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Index = NDArray[np.int64]
+    Mask = NDArray[np.bool_]
+
+# Of a row; the text begins within its first _LATEST bytes, and what is read of it needs the rest.
+WIDTH, _LATEST = 168, 80
+KIND = {name: number for number, name in enumerate(ALL_KINDS)}
+_RESULT, _OTHER = KIND["result"], KIND["other"]
+_PID = re.compile(r"(\d{1,10}) +(?:\( *(?:\d+|-+)\) +)?", re.ASCII)
+_PLACE = re.compile(r"\[(\d{3,4})\](?: +([^\s:]{4,5}))?", re.ASCII)
+_SECONDS = re.compile(r" +(\d{1,10})", re.ASCII)
+_BEFORE_CODE = len("Final result=")
+_BEFORE_TIME = "Program execution time: "
+_REST = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of a line are, in bytes from its beginning; ``text`` is Calico's part."""
+
+    dash: int
+    bracket: int
+    seconds: int
+    dot: int
+    function: str
+    text: int
+
+    @classmethod
+    def of(cls, line: str) -> Layout | None:
+        """The layout of a line; None where it has none that many could share."""
+        match = PREFIX.match(line) if line.isascii() else None
+        if match is None or match.end() > _LATEST or not match[0].endswith(" "):
+            return None
+        seconds = match.end("flags") if match["flags"] else match.end("cpu") + 1
+        dot = match.start("time") + match["time"].index(".")
+        return cls(
+            dash=match.end("task"),
+            bracket=match.start("cpu") - 1,
+            seconds=seconds,
+            dot=dot,
+            function=match["function"],
+            text=match.end(),
+        )
+
+
+@dataclass(slots=True)
+class Found:
+    """Columns while they are filled; see ``Table``."""
+
+    kind: NDArray[np.int8]
+    task: NDArray[np.int32]
+    pid: NDArray[np.int64]
+    cpu: NDArray[np.int16]
+    flags: NDArray[np.int32]
+    time_us: NDArray[np.int64]
+    function: NDArray[np.int32]
+    tag: NDArray[np.int32]
+    outcome: NDArray[np.int32]
+    duration_ns: NDArray[np.int64]
+    lost: NDArray[np.int64]
+    begin: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, size: int) -> Found:
+        """Columns for so many lines, with nothing in them."""
+        wide = ("pid", "time_us", "duration_ns", "lost", "begin")
+        kinds: dict[str, Any] = dict.fromkeys(cls.__slots__, np.int32)
+        kinds |= dict.fromkeys(wide, np.int64) | {"kind": np.int8, "cpu": np.int16}
+        return cls(**{name: np.full(size, NONE, dtype=kind) for name, kind in kinds.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Lines that are being read: where each begins and ends in ``data``."""
+
+    data: bytes
+    buffer: NDArray[np.uint8]
+    starts: Index
+    ends: Index
+    found: Found
+    pools: Pools
+
+    def line(self, number: int) -> str:
+        """One line without its newline."""
+        return self.data[self.starts[number] : self.ends[number]].decode()
+
+    def by_layout(self, layout: Layout, todo: Index, rows: Rows) -> Mask:
+        """Which of the lines ``todo`` (with ``rows``) fit; those are read."""
+        fits: Mask = rows.byte(layout.dash) == ord("-")
+        fits &= rows.byte(layout.bracket) == ord("[")
+        fits &= rows.byte(layout.dot) == ord(".")
+        fits &= rows.is_text(layout.dot + 7, f": {layout.function}: ".encode())
+        fits &= self.ends[todo] - self.starts[todo] >= layout.text
+        if not fits.any():
+            return fits
+        whole = bool(fits.all())
+        at = todo if whole else todo[fits]
+        some = rows if whole else rows.take(fits)
+        micros, good = numbers(some.word(layout.dot + 1), 6)
+        task, task_good = _read(some, 0, layout.dash, self._task)
+        pid, pid_good = _read(some, layout.dash + 1, layout.bracket, _pid)
+        cpu, cpu_good = _read(some, layout.bracket, layout.seconds, _cpu)
+        flags, _ = _read(some, layout.bracket, layout.seconds, self._flags)
+        seconds, seconds_good = _read(some, layout.seconds, layout.dot, _seconds)
+        good &= task_good & pid_good & cpu_good & seconds_good
+        tag, begin, tag_good = self._tags(some, layout.text)
+        good &= tag_good & (self.starts[at] + begin <= self.ends[at])
+        if not good.all():
+            at, some = at[good], some.take(good)
+            task, pid, cpu, flags = task[good], pid[good], cpu[good], flags[good]
+            seconds, micros, tag, begin = seconds[good], micros[good], tag[good], begin[good]
+        found = self.found
+        found.task[at], found.pid[at], found.cpu[at], found.flags[at] = task, pid, cpu, flags
+        found.time_us[at] = seconds * 1_000_000 + micros
+        found.function[at] = self.pools.function.code(layout.function)
+        found.tag[at], found.begin[at] = tag, self.starts[at] + begin
+        for offset in np.unique(begin):
+            same = begin == offset
+            part = some if same.all() else some.take(same)
+            self._texts(part, at[same], int(offset))
+        done = np.zeros(len(todo), dtype=bool)
+        done[fits] = good
+        return done
+
+    def _tags(self, rows: Rows, at: int) -> tuple[NDArray[np.int32], Index, Mask]:
+        """(number of the tag, where the text begins, whether that is sure) of each row."""
+        tags = np.zeros(len(rows), dtype=np.int32)
+        begin = np.full(len(rows), at, dtype=np.int64)
+        sure = np.ones(len(rows), dtype=bool)
+        six = rows.is_text(at, b"IPv6 ")
+        for shift, those in ((0, ~six), (5, six)):
+            if not those.any():
+                continue
+            left = those
+            t = at + shift
+            for name in (8, 15):
+                ends = rows.byte(t + name) == ord("-")
+                ends &= rows.byte(t + name + 2) == ord(":")
+                ends &= rows.byte(t + name + 3) == ord(" ")
+                left = self._tagged(rows, left, ends, at, shift + name + 4, (tags, begin, sure))
+            if not shift:
+                ends = (rows.byte(t + 16) == ord(":")) & (rows.byte(t + 17) == ord(" "))
+                left = self._tagged(rows, left, ends, at, 18, (tags, begin, sure))
+                ends = rows.is_text(t, b"CALI-C: ")
+                left = self._tagged(rows, left, ends, at, 8, (tags, begin, sure))
+            else:
+                ends = rows.is_text(t, b"Final result=")
+                left = self._tagged(rows, left, ends, at, 5, (tags, begin, sure))
+        return tags, begin, sure
+
+    def _tagged(
+        self,
+        rows: Rows,
+        left: Mask,
+        ends: Mask,
+        at: int,
+        length: int,
+        into: tuple[NDArray[np.int32], Index, Mask],
+    ) -> Mask:
+        """``left`` without the rows whose tag, of this length, was read."""
+        those = left & ends
+        if not those.any():
+            return left
+        tags, begin, sure = into
+        some = rows if those.all() else rows.take(those)
+        whole = length == len(b"IPv6 ")
+        codes, values = some.distinct(at, length + (13 if whole else 0))
+        read = [tag_of(value.decode("utf-8", "replace")) for value in values]
+        # A line that only looks so is left to the rules.
+        good = np.array([tag.length == length for tag in read])
+        pool = np.array([self.pools.tag.code(tag._replace(length=0)) for tag in read])
+        tags[those], begin[those], sure[those] = pool[codes], at + length, good[codes]
+        return left & ~ends
+
+    def _texts(self, rows: Rows, at: Index, offset: int) -> None:
+        """Read the kind of texts that begin at one place, and of results all that they say."""
+        codes, values = rows.distinct(offset, 8)
+        kinds = np.array([KIND[kind_of(v.decode("utf-8", "replace"))] for v in values], np.int8)
+        kind = kinds[codes]
+        results = kind == _RESULT
+        untagged = self.pools.tag.values.index(UNTAGGED)
+        kind[(self.found.tag[at] == untagged) & ~results] = _OTHER
+        self.found.kind[at] = kind
+        if results.any():
+            part = rows if results.all() else rows.take(results)
+            for number in at[results][~self._results(part, at[results], offset)]:
+                self.by_rules(int(number))
+
+    def _results(self, rows: Rows, at: Index, offset: int) -> Mask:
+        """Which of these results were read; the others are left to the rules."""
+        codes, values = rows.distinct(offset + _BEFORE_CODE, 32)
+        wide = np.array([bool(tag.wide) for tag in self.pools.tag.values])[self.found.tag[at]]
+        heads = [
+            value.split(b"\n")[0].removesuffix(b"\r").decode("utf-8", "replace") for value in values
+        ]
+        read = [RESULT.match(f"Final result={head}") for head in heads]
+        end = np.array([m.end() - len(m["rest"]) if m else 0 for m in read])[codes]
+        good = rows.is_text(offset, b"Final result=") & (end > 0)
+        pool = np.full((2, len(values)), NONE, dtype=np.int32)
+        for number, match in enumerate(read):
+            if match is not None and (match["verdict"] == "DENY" or _decimal(match)):
+                for size in (0, 1):
+                    outcome = _outcome(match, wide=bool(size))
+                    pool[size, number] = self.pools.outcome.code(outcome)
+        outcome_code = pool[wide.astype(int), codes]
+        good &= outcome_code >= 0
+        timed = np.array([m is not None and m["rest"].startswith("Program ex") for m in read])[
+            codes
+        ]
+        duration = np.full(len(rows), NONE, dtype=np.int64)
+        for where in np.unique(end[timed & good]):
+            those = timed & good & (end == where)
+            part = rows if those.all() else rows.take(those)
+            begin = offset + int(where)
+            ends = self.ends[at[those]]
+            fine = part.is_text(begin, _BEFORE_TIME.encode())
+            begin += len(_BEFORE_TIME)
+            count = ends - self.starts[at[those]] - begin - len("ns")
+            fine &= (count >= 1) & (count <= 8) & (begin + 8 <= rows.width)
+            fine &= (self.buffer[ends - 2] == ord("n")) & (self.buffer[ends - 1] == ord("s"))
+            word = part.word(min(begin, rows.width - 8))
+            value, digits = numbers(word, np.clip(count, 1, 8).astype(np.uint64))
+            duration[those] = value
+            good[those] &= fine & digits
+        self.found.outcome[at[good]] = outcome_code[good]
+        self.found.duration_ns[at[good]] = duration[good]
+        return good
+
+    def by_rules(self, number: int) -> None:
+        """Read one line by the rules."""
+        text = self.line(number)
+        line = line_of(text)
+        found, pools = self.found, self.pools
+        if line is None:
+            found.kind[number] = NONE
+            return
+        found.kind[number] = KIND[line.kind]
+        found.task[number] = NONE if line.task is None else pools.task.code(line.task)
+        found.pid[number] = NONE if line.pid is None else line.pid
+        found.cpu[number] = NONE if line.cpu is None else min(line.cpu, np.iinfo(np.int16).max)
+        found.flags[number] = NONE if line.flags is None else pools.flags.code(line.flags)
+        found.time_us[number] = _micros(line)
+        found.function[number] = (
+            NONE if line.function is None else pools.function.code(line.function)
+        )
+        found.tag[number] = pools.tag.code(tag_of_line(line))
+        if line.verdict is not None:
+            match = RESULT.match(line.text)
+            assert match is not None
+            outcome = _outcome(match, wide=bool(line.wide))
+            found.outcome[number] = pools.outcome.code(outcome)
+        found.duration_ns[number] = NONE if line.duration_ns is None else line.duration_ns
+        found.lost[number] = NONE if line.lost is None else line.lost
+        found.begin[number] = self.ends[number] - len(line.text.encode())
+
+    def _task(self, text: str) -> int | None:
+        stripped = text.lstrip(" ")
+        if not text or len(stripped) > 16:
+            return None
+        return self.pools.task.code(text.strip()) if text.strip() else NONE
+
+    def _flags(self, text: str) -> int | None:
+        match = _PLACE.fullmatch(text)
+        return self.pools.flags.code(match[2]) if match and match[2] else NONE
+
+
+def _read(
+    rows: Rows, begin: int, end: int, read: Callable[[str], int | None]
+) -> tuple[NDArray[np.int64], Mask]:
+    """(what ``read`` makes of the text there, whether it made something) of each row."""
+    codes, values = rows.distinct(begin, end - begin)
+    made = [read(value.decode("utf-8", "replace")) for value in values]
+    good = np.array([value is not None for value in made], dtype=bool)
+    numbers_ = np.array([NONE if value is None else value for value in made], dtype=np.int64)
+    return numbers_[codes], good[codes]
+
+
+def _pid(text: str) -> int | None:
+    match = _PID.fullmatch(text)
+    return int(match[1]) if match else None
+
+
+def _cpu(text: str) -> int | None:
+    match = _PLACE.fullmatch(text)
+    return int(match[1]) if match else None
+
+
+def _seconds(text: str) -> int | None:
+    match = _SECONDS.fullmatch(text)
+    return int(match[1]) if match else None
+
+
+def _micros(line: Line) -> int:
+    return NONE if line.timestamp_s is None else round(line.timestamp_s * 1_000_000)
+
+
+def _decimal(match: re.Match[str]) -> bool:
+    return (match["code"] or match["rc"]).lstrip("-").isdigit()
+
+
+def _outcome(match: re.Match[str], *, wide: bool) -> Outcome:
+    rest = match["rest"][:_REST]
+    after_rc = match["rc"] is not None
+    return Outcome(match["verdict"], match["code"] or match["rc"], rest, after_rc, wide)

@@ -1,0 +1,77 @@
+"""Reading the trace pipe on nodes: one reader a kernel, bounded, and never against another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ebpfperf.lab.running import Lab
+from ebpfperf.remote import SSHNode
+from ebpfperf.trace_capture import capture, unpacked
+
+pytestmark = pytest.mark.lab
+
+PRIME = 23
+MARKER = "/sys/kernel/tracing/trace_marker"
+
+
+def marks(lab: Lab, text: str) -> None:
+    """Write so many lines into the kernel's log once somebody reads it."""
+    time.sleep(0.6)
+    command = f'for n in $(seq {PRIME}); do echo "{text}" >{MARKER}; done'
+    subprocess.run(lab.nodes[0].enter(["sh", "-c", command]), check=True, timeout=10)
+
+
+def test_one_log_of_a_shared_kernel_whole_or_up_to_its_bound(lab: Lab) -> None:
+    text = f"mark-{time.monotonic_ns()}"
+    names = [node.name for node in lab.nodes]
+    nodes = {n: SSHNode.connect(n, ssh_config=lab.ssh_config) for n in names}
+    try:
+        writer = threading.Thread(target=marks, args=(lab, text))
+        writer.start()
+        (one,) = capture(nodes, for_s=1.5)
+        writer.join()
+        assert one.problem == ""
+        assert (one.nodes, one.full) == (tuple(names), False)
+        raw = unpacked(one)
+        assert len(raw) == one.raw_bytes
+        assert raw.count(text.encode()) == PRIME
+        writer = threading.Thread(target=marks, args=(lab, text))
+        writer.start()
+        (short,) = capture(nodes, for_s=1.5, limit_bytes=101)
+        writer.join()
+        assert (short.full, short.raw_bytes) == (True, 101)
+    finally:
+        for node in nodes.values():
+            node.close()
+
+
+def test_nobody_is_read_against(lab: Lab, tmp_path: Path) -> None:
+    node = lab.nodes[0]
+    reader = subprocess.Popen(
+        node.enter(["cat", "/sys/kernel/tracing/trace_pipe"]), stdout=subprocess.DEVNULL
+    )
+    try:
+        time.sleep(0.3)
+        from ebpfperf.cli import app
+
+        done = CliRunner().invoke(
+            app,
+            ["trace", "capture", "--node", node.name, "--for", "500ms", "--json",
+             "--out", str(tmp_path / "log"), "--kubeconfig", str(lab.kubeconfig),
+             "--ssh-config", str(lab.ssh_config)],
+        )  # fmt: skip
+    finally:
+        reader.kill()
+        reader.wait(timeout=5)
+    assert done.exit_code == 1
+    (row,) = json.loads(done.stdout)
+    assert "reads the trace pipe already" in row["problem"]
+    assert "bpfLogLevel is Off" in done.stderr
+    assert list(tmp_path.iterdir()) == []
