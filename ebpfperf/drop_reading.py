@@ -23,7 +23,7 @@ from ebpfperf.errors import InputError, NodeError
 from ebpfperf.remote import Node, SSHNode
 
 TIMEOUT_S = 20.0
-_SCRIPT = "drop_counters"
+_SCRIPTS = ("maps", "drop_counters")
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Watched:
     def read(self) -> dict[str, NodeCounts]:
         """Node → its counts; a node that cannot say is in ``lost`` from then on."""
         asked = {"directory": DIRECTORY, "pin": PIN}
-        told = json.dumps({"sources": sources(_SCRIPT), "asked": asked}).encode()
+        told = json.dumps({"sources": sources(*_SCRIPTS), "asked": asked}).encode()
         names = [name for name in self.nodes if name not in self.lost]
 
         def ask(name: str) -> NodeCounts | None:

@@ -28,6 +28,7 @@ from ebpfperf.log_level import restored
 from ebpfperf.model import ClusterRef, Dataplane, Endpoint, Flow, Overlay, Treatment
 from ebpfperf.model import Path as FlowPath
 from ebpfperf.mutations import FELIX, Mutation
+from ebpfperf.probes.host_text import parse_clsact
 
 pytestmark = pytest.mark.lab
 
@@ -114,6 +115,14 @@ def test_the_command_shows_it_and_changes_nothing(settled: Settled) -> None:
     assert (node["source"], node["packets"]) == ("counters", 0)
     assert settled.client.host_device in {drop["device"] for drop in node["drops"]}
     assert kube.get(*FELIX) == before
+
+
+def test_qdiscs_are_read_as_tc_shows_them(settled: Settled) -> None:
+    node = settled.cluster.client_node
+    shown = settled.cluster.nodes[node].run(["tc", "-s", "-j", "qdisc", "show"]).text
+    dropped = {d: lost for d, (_, lost) in settled.watched().read()[node].qdiscs.items()}
+    assert dropped[settled.client.host_device] >= DATAGRAMS
+    assert dropped == parse_clsact(shown)
 
 
 def spec(settled: Settled) -> Any:

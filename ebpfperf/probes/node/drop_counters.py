@@ -1,23 +1,20 @@
 """What a node counts of drops by BPF programs, read once: clsact qdiscs and Calico's own counters.
 
-No probe: one process that reads and ends. ``ebpfperf/drop_reading.py`` sends it, with ``bpf_call``,
-``attached`` and ``conditions``. Neither tc nor bpftool must be there.
+No probe: one process that reads and ends. ``ebpfperf/drop_reading.py`` sends it, with
+``conditions`` and ``maps``. Neither tc nor bpftool must be there.
 Sources: include/uapi/linux/{bpf,gen_stats,pkt_sched,rtnetlink}.h.
 """
 
-import ctypes
 import os
 import re
 import struct
 import time
 
 import attached
-import bpf_call
 import conditions
+import maps
 
-MAP_LOOKUP, MAP_NEXT_KEY, OBJECT_GET, INFO_BY_FD, READ_ONLY = 1, 4, 7, 15, 8
-TYPES = {5: "percpu_hash", 6: "percpu_array"}
-INFO_BYTES, KEY_BYTES, WORD_BYTES = 80, 8, 8
+KEY_BYTES, WORD_BYTES = 8, 8
 STATS, BASIC, QUEUE, PACKETS = 7, 1, 3, 8
 KINDS = ("clsact", "ingress")
 CALICO = re.compile(r"cali|^(from|to)_(wep|hep|tnl|wg)_")
@@ -90,62 +87,23 @@ def counters(directory, pin):
 
 
 def entries(path):
-    """The entries of one pinned map; OSError, also where it is no such map."""
-    place = bpf_call.buffer(path.encode() + b"\0")
-    asked = struct.pack("=QII", ctypes.addressof(place), 0, READ_ONLY)
-    handle = bpf_call.call(OBJECT_GET, bpf_call.buffer(asked))
+    """The entries of one pinned map; OSError, also where it is no such map.
+
+    One by one: a batch would hold memory for thousands of entries of every processor.
+    """
+    handle = maps.opened(path)
     try:
-        kind, key_bytes, value_bytes, most = information(handle)
-        if TYPES.get(kind) != "percpu_hash" or key_bytes != KEY_BYTES:
-            raise OSError("its keys have %d bytes and its type is %d" % (key_bytes, kind))
-        return list(walk(handle, value_bytes, most))
+        told = maps.information(handle)
+        if told["kind"] != "percpu_hash" or told["key_bytes"] != KEY_BYTES:
+            raise OSError("it is a %(kind)s with keys of %(key_bytes)d bytes" % told)
+        keys, values = maps.one_by_one(handle, told, told["max_entries"])
     finally:
         os.close(handle)
-
-
-def information(handle):
-    """(type, bytes of a key, bytes of a value of one processor, most entries)."""
-    block = ctypes.create_string_buffer(INFO_BYTES)
-    asked = struct.pack("=IIQ", handle, INFO_BYTES, ctypes.addressof(block))
-    bpf_call.call(INFO_BY_FD, bpf_call.buffer(asked))
-    kind, _, key_bytes, value_bytes, most = struct.unpack_from("=IIIII", block.raw)
-    return kind, key_bytes, value_bytes, most
-
-
-def walk(handle, value_bytes, most):
-    """[ifindex, hook, sums] of every entry; one that goes meanwhile is left out."""
-    words = (value_bytes + WORD_BYTES - 1) // WORD_BYTES
-    processors = possible()
-    key = ctypes.create_string_buffer(KEY_BYTES)
-    following = ctypes.create_string_buffer(KEY_BYTES)
-    values = ctypes.create_string_buffer(WORD_BYTES * words * processors)
-    before, seen = 0, set()
-    # An entry that goes makes the kernel begin anew: what was seen is not told twice.
-    for _ in range(2 * most):
-        place = struct.pack("=IIQQQ", handle, 0, before, ctypes.addressof(following), 0)
-        try:
-            bpf_call.call(MAP_NEXT_KEY, bpf_call.buffer(place))
-        except FileNotFoundError:
-            return
-        key.raw = following.raw
-        before = ctypes.addressof(key)
-        if key.raw in seen:
-            continue
-        seen.add(key.raw)
-        place = struct.pack("=IIQQQ", handle, 0, before, ctypes.addressof(values), 0)
-        try:
-            bpf_call.call(MAP_LOOKUP, bpf_call.buffer(place))
-        except FileNotFoundError:
-            continue
-        numbers = struct.unpack("=%dQ" % (words * processors), values.raw)
-        ifindex, hook = struct.unpack("=II", key.raw)
-        yield [ifindex, hook, [sum(numbers[at::words]) for at in range(words)]]
-
-
-def possible():
-    """How many processors the kernel keeps values for."""
-    count = 0
-    for part in (conditions.line("/sys/devices/system/cpu/possible") or "0").split(","):
-        first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
-    return count
+    words = (told["value_bytes"] + WORD_BYTES - 1) // WORD_BYTES
+    width = maps.stride(told)
+    found = []
+    for at in range(len(keys) // KEY_BYTES):
+        ifindex, hook = struct.unpack_from("=II", keys, at * KEY_BYTES)
+        numbers = struct.unpack_from("=%dQ" % (width // WORD_BYTES), values, at * width)
+        found.append([ifindex, hook, [sum(numbers[word::words]) for word in range(words)]])
+    return found
