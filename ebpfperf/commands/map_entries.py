@@ -135,10 +135,17 @@ def _table(decoded: Decoded, limit: int) -> None:
         frame = frame[frame["packets"] > 0]
     columns = [name for name in _COLUMNS.get(decoded.purpose, list(frame.columns)) if name in frame]
     head = frame[columns].head(limit)
-    rows = [["" if cell is None else cell for cell in row.values()] for row in objects.rows(head)]
+    rows = [[_cell(cell) for cell in row.values()] for row in objects.rows(head)]
     printing.table([str(name) for name in columns], rows, empty="No entry.")
     if len(frame) > limit:
         printing.sentence(f"{len(frame) - limit} more: --limit, or --json.")
+
+
+def _cell(value: object) -> object:
+    """What a table shows: nothing where nothing is known, or there is no address."""
+    if value is None or value in ("0.0.0.0", "::"):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else value
 
 
 _COLUMNS = {

@@ -29,11 +29,13 @@ def of(decoded: Decoded, *, max_entries: int | None = None) -> pd.DataFrame:
         How many entries it may have; None where that is not known.
     """
     frame = decoded.frame
-    found: list[tuple[str, str]] = [("entries", str(len(frame)))]
+    entries = len(frame)
     if decoded.purpose == "counters":
-        found = [("interfaces", str(frame[["interface", "ifindex"]].drop_duplicates().shape[0]))]
+        # A row is one number of an entry.
+        entries = len(frame[["interface", "ifindex", "hook"]].drop_duplicates())
+    found: list[tuple[str, str]] = [("entries", str(entries))]
     if max_entries:
-        pct = 100 * len(frame) / max_entries
+        pct = 100 * entries / max_entries
         word = "nearly full" if pct > NEARLY_FULL_PCT else "room is left"
         word = "full" if pct > FULL_PCT else word
         found.append(("of at most", f"{max_entries} ({pct:.1f} %: {word})"))
@@ -131,7 +133,7 @@ def _frontends(frame: pd.DataFrame) -> list[tuple[str, str]]:
     return [
         ("services", str(frame["id"].nunique())),
         ("without backend", str(int((live["count"] == 0).sum()))),
-        ("drop other sources", str(int(frame["blackhole"].sum()))),
+        ("that drop other sources", str(int(frame["blackhole"].sum()))),
     ]
 
 
