@@ -70,7 +70,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class NodeDrops:
-    """What one node dropped between two readings, and sentences on how that is known."""
+    """What one node dropped between two readings, and sentences on how that is known.
+
+    The sentences do not have the node's name.
+    """
 
     node: str
     seconds: float
@@ -98,7 +101,7 @@ def between(before: NodeCounts, after: NodeCounts, *, release: str | None = None
     """
     seconds = after.at_s - before.at_s
     if before.boot_id != after.boot_id or seconds <= 0:
-        remark = f"{after.node} was started anew between the readings: nothing can be compared."
+        remark = "the node was started anew between the readings: nothing can be compared."
         return NodeDrops(after.node, 0.0, Source.NOTHING, "", (), (remark,))
     drops = [
         *_counted(before, after, before.counters, seconds),
@@ -185,31 +188,31 @@ def way(device: str, hook: str) -> str:
 def _remarks(
     before: NodeCounts, after: NodeCounts, source: Source, release: str | None
 ) -> Iterator[str]:
-    node, tcx = after.node, after.tcx_devices
+    tcx = after.tcx_devices
     if not after.has_bpf:
         yield (
-            f"{node} has neither a BPF program of Calico's nor counters: it does not forward by "
-            "eBPF."
+            "there is neither a BPF program of Calico's nor a counter: the node does not forward "
+            "by eBPF."
         )
         return
     if after.counters is None and after.counters_map:
-        yield f"{node}: Calico's counters cannot be read: {after.counters_map}."
+        yield f"Calico's counters cannot be read: {after.counters_map}."
     if source is Source.CLSACT:
         yield (
-            f"{node}: counted by the clsact qdiscs, both directions together and without reasons, "
+            f"counted by the clsact qdiscs, both directions together and without reasons, "
             f"drops of other programs included{_why_no_counters(release)}."
         )
     if after.counters is not None and not after.calico_devices:
-        yield f"{node}: counters are pinned, but no program of Calico's hangs on a device."
+        yield "counters are pinned, but no program of Calico's hangs on a device."
     if tcx and after.counters is not None:
         yield (
-            f"{node}: programs hang as TCX links on {_some(tcx)}, where tc -s qdisc counts "
+            f"programs hang as TCX links on {_some(tcx)}, where tc -s qdisc counts "
             f"nothing: only Calico's own {after.counters_map} counts, and leaves out endpoints "
             "that are not ready."
         )
     elif tcx:
         yield (
-            f"{node}: programs hang as TCX links on {_some(tcx)}, where tc -s qdisc counts "
+            f"programs hang as TCX links on {_some(tcx)}, where tc -s qdisc counts "
             "nothing, and no counters map is pinned: what they drop is UNKNOWN. The debug log "
             "(bpfLogLevel Debug) would tell."
         )
@@ -220,9 +223,9 @@ def _remarks(
         and (seen < before.qdiscs[device][0] or lost < before.qdiscs[device][1])
     ]
     if anew:
-        yield f"{node}: the qdisc of {_some(anew)} was made anew meanwhile: counted from then on."
+        yield f"the qdisc of {_some(anew)} was made anew meanwhile: counted from then on."
     if any(hooks is None for hooks in after.programs.values()):
-        yield f"{node}: the kernel does not say which programs hang on its devices."
+        yield "the kernel does not say which programs hang on its devices."
 
 
 def _why_no_counters(release: str | None) -> str:

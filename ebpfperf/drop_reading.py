@@ -65,7 +65,7 @@ class Watched:
         nodes = {name: node for name, node in found.items() if node is not None}
         if not nodes:
             raise next(iter(refused.values()))
-        lost = {name: f"{name} is not read: {error.what}" for name, error in refused.items()}
+        lost = {name: f"not read: {error.what}" for name, error in refused.items()}
         return cls(nodes, release, lost)
 
     def read(self) -> dict[str, NodeCounts]:
@@ -78,16 +78,16 @@ class Watched:
             try:
                 done = self.nodes[name].run(COMMAND, input=told, timeout_s=TIMEOUT_S, check=False)
             except NodeError as error:
-                self.lost[name] = f"{name} cannot be read: {error.what}"
+                self.lost[name] = f"cannot be read: {error.what}"
                 return None
             if done.status != 0:
                 said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-                self.lost[name] = f"{name} cannot be read: {said or f'status {done.status}'}"
+                self.lost[name] = f"cannot be read: {said or f'status {done.status}'}"
                 return None
             try:
                 return parse(name, json.loads(done.stdout))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                self.lost[name] = f"{name} cannot be read: its answer is unreadable ({error!r})"
+                self.lost[name] = f"cannot be read: its answer is unreadable ({error!r})"
                 return None
 
         with ThreadPoolExecutor(max_workers=min(16, len(names) or 1)) as pool:
@@ -130,7 +130,7 @@ class Watched:
             return
         if not found:
             raise InputError(
-                f"No node can be read. {' '.join(self.lost.values())}.",
+                f"No node can be read: {'; '.join(f'{n}: {t}' for n, t in self.lost.items())}.",
                 "A node needs python3 and root, by sudo -n.",
             )
         names = ", ".join(found)

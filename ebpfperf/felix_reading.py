@@ -103,14 +103,14 @@ def _evidence(
     environment, file = _on_node(name, ssh_config, remarks)
     pod = kube.calico_node_pod(name)
     if environment is None and pod is None:
-        remarks.append(f"{name} has no calico-node pod: its environment is not known.")
+        remarks.append("there is no calico-node pod: the environment is not known.")
     if environment is None and pod is not None:
         environment = {
             variable: text
             for variable, text in felixenv.variables(pod).items()
             if variable.startswith(PREFIX)
         }
-        remarks.append(f"{name}: the environment is that of its pod's specification.")
+        remarks.append("the environment is that of its pod's specification.")
     return Evidence(
         name,
         release,
@@ -120,7 +120,7 @@ def _evidence(
         environment=environment,
         file=file,
         pools=objects.pools,
-        unsupported=pod is not None and _unsupported(kube, pod, name, remarks),
+        unsupported=pod is not None and _unsupported(kube, pod, remarks),
         remarks=tuple(remarks),
     )
 
@@ -129,7 +129,7 @@ def _on_node(
     name: str, ssh_config: Path | None, remarks: list[str]
 ) -> tuple[dict[str, str | None] | None, dict[str, str] | None]:
     """Environment and file of the node's Felix; None, and a remark, for what cannot be read."""
-    unread = f"{name}: {FILE} was not read, and would beat the resources"
+    unread = f"{FILE} was not read, and would beat the resources"
     try:
         node = SSHNode.connect(name, ssh_config=ssh_config)
         try:
@@ -145,7 +145,7 @@ def _on_node(
     return environment, file
 
 
-def _unsupported(kube: Kube, pod: Object, name: str, remarks: list[str]) -> bool:
+def _unsupported(kube: Kube, pod: Object, remarks: list[str]) -> bool:
     """Whether the newest Felix there says that the kernel does not let it forward by eBPF."""
     meta = pod["metadata"]
     containers = [str(c.get("name")) for c in pod.get("spec", {}).get("containers") or []]
@@ -153,6 +153,6 @@ def _unsupported(kube: Kube, pod: Object, name: str, remarks: list[str]) -> bool
     try:
         text = kube.logs(meta["namespace"], meta["name"], tail_lines=LOG_LINES, container=container)
     except KubeError as error:
-        remarks.append(f"{name}: whether its kernel lets eBPF mode begin is unknown: {error.what}")
+        remarks.append(f"whether the kernel lets eBPF mode begin is unknown: {error.what}")
         return False
     return felix_state(parse(text)).dataplane is LoggedDataplane.UNSUPPORTED

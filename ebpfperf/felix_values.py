@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ebpfperf.calico import felix_fields
+from ebpfperf.calico import felix_fields, flags
 from ebpfperf.calico.encapsulation import NEVER, enabled
 from ebpfperf.calico.felix_fields import Field, fields, read_value
 from ebpfperf.calico.mtu import IPIP_OVERHEAD_BYTES, VXLAN_OVERHEAD_BYTES
@@ -108,7 +108,7 @@ class Evidence:
     unsupported
         Whether Felix's log says that the kernel does not let it forward by eBPF.
     remarks
-        Sentences on what could not be read.
+        Sentences on what could not be read there, without the node's name.
     """
 
     node: str
@@ -186,17 +186,20 @@ def value_of(evidence: Evidence, field: Field) -> Effective:
 
 
 def strays(evidence: Evidence) -> list[str]:
-    """Sentences on what is set and that this release's Felix ignores, with the nearest name."""
+    """Sentences on what is set and that this release's Felix ignores, with the nearest name.
+
+    Without the node's name.
+    """
     found = []
     for where, spec in _resources(evidence):
         found += [f"{where} sets {name}, {why}" for name, why in _stray_fields(evidence, spec)]
     for name in evidence.environment or {}:
         plain = name.lower().removeprefix(felix_fields.PREFIX.lower())
         if why := _stray(evidence, plain):
-            found.append(f"The environment on {evidence.node} sets {name}, {why}")
+            found.append(f"the environment sets {name}, {why}")
     for name in evidence.file or {}:
         if why := _stray(evidence, name.lower()):
-            found.append(f"{FILE} on {evidence.node} sets {name}, {why}")
+            found.append(f"{FILE} sets {name}, {why}")
     return found
 
 
@@ -257,20 +260,36 @@ def _unset(evidence: Evidence, field: Field) -> Effective:
 
 def _derived(evidence: Evidence, field: Field) -> Effective:
     """A tunnel flag that nobody sets: on if a pool that is not disabled asks for it."""
-    mode = _MODES[field.name]
-    pools = evidence.pools or {}
-    tunnels = enabled({}, pools.values(), evidence.release)
+    tunnels = enabled({}, (evidence.pools or {}).values(), evidence.release)
     on = tunnels.ipip if field.name == "ipipEnabled" else tunnels.vxlan
-    asking = [
-        f"{name} has {mode} {spec[mode]}"
-        for name, spec in pools.items()
-        if spec.get(mode, NEVER) not in ("", NEVER) and not spec.get("disabled")
-    ]
-    where = f"IP pools: {', '.join(asking) or 'none asks for it'}"
+    where = f"IP pools: {', '.join(_asking(evidence, field)) or 'none asks for it'}"
     return Effective(evidence.node, field.name, on, Origin.DERIVED, where)
 
 
+def _asking(evidence: Evidence, field: Field) -> list[str]:
+    """The pools that ask for a tunnel, and how."""
+    mode = _MODES[field.name]
+    return [
+        f"{name} has {mode} {spec[mode]}"
+        for name, spec in (evidence.pools or {}).items()
+        if spec.get(mode, NEVER) not in ("", NEVER) and not spec.get("disabled")
+    ]
+
+
+def _tunnel_note(evidence: Evidence, field: Field, value: Any) -> tuple[str, ...]:
+    """What comes of a flag that says otherwise than the pools."""
+    asking = _asking(evidence, field)
+    if value is False and asking:
+        return (f"{asking[0]}: that overlay does not work without the flag",)
+    rule = flags.rule(field.name, evidence.release)
+    if value is not True or asking or evidence.pools is None or rule is None:
+        return ()
+    return (f"no IP pool asks for it; in eBPF mode it changes {rule.changes}",)
+
+
 def _notes(evidence: Evidence, field: Field, value: Any) -> tuple[str, ...]:
+    if field.name in _MODES:
+        return _tunnel_note(evidence, field, value)
     if value is None and field.unset:
         return (field.unset,)
     if value == 0 and field.name in _AUTOMATIC_BYTES and minor(evidence.release) >= AUTO_MTU_FROM:

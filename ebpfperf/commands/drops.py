@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from ebpfperf import printing
 from ebpfperf.commands.options import Context, Json, Kubeconfig, SshConfig
+from ebpfperf.commands.remarks import grouped
 from ebpfperf.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def drops(
         try:
             for found in watched.follow(seconds):
                 document = _document(found, watched.lost)
+                if not json:
+                    _show(found, document, watch=watch, every=every, told=told)
                 if log_s is not None:
                     from ebpfperf import drop_log
 
@@ -82,7 +86,10 @@ def drops(
                         ssh_config=config, everywhere=not node, say=printing.remark,
                     )  # fmt: skip
                     document["log"] = _log(told_by, log_s)
-                _show(found, document, json=json, watch=watch, every=every, told=told)
+                    if not json:
+                        _show_log(document["log"])
+                if json:
+                    _print(document, one_line=watch)
                 if not watch:
                     return
         except KeyboardInterrupt:
@@ -103,8 +110,11 @@ def _seconds(text: str, option: str) -> float:
 
 
 def _document(found: Sequence[NodeDrops], lost: Mapping[str, str]) -> dict[str, Any]:
-    remarks = [*lost.values(), *(text for each in found for text in each.remarks)]
-    return {"nodes": [_node(each) for each in found], "remarks": list(dict.fromkeys(remarks))}
+    told: dict[str, tuple[str, ...]] = {name: (text,) for name, text in lost.items()}
+    told |= {each.node: each.remarks for each in found}
+    at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    nodes = [_node(each) for each in found]
+    return {"at_utc": at_utc, "nodes": nodes, "remarks": grouped(told)}
 
 
 def _log(told: Logged, log_s: float) -> dict[str, Any]:
@@ -119,22 +129,22 @@ def _log(told: Logged, log_s: float) -> dict[str, Any]:
     }
 
 
+def _print(document: Mapping[str, Any], *, one_line: bool) -> None:
+    if one_line:
+        print(jsonlib.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        printing.as_json(document)
+
+
 def _show(
     found: Sequence[NodeDrops],
     document: Mapping[str, Any],
     *,
-    json: bool,
     watch: bool,
     every: bool,
     told: set[str],
 ) -> None:
     """Print one interval; a remark that was made before is not made again."""
-    if json:
-        if watch:
-            print(jsonlib.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
-        else:
-            printing.as_json(document)
-        return
     rows = [
         _row(drop)
         for each in found
@@ -144,13 +154,11 @@ def _show(
     if rows:
         printing.table(_COLUMNS, rows, numeric=_NUMBERS)
     for each in found:
-        printing.sentence(_sum(each))
+        printing.sentence(f"{document['at_utc']} {_sum(each)}" if watch else _sum(each))
     for text in document["remarks"]:
         if text not in told:
             printing.remark(text)
             told.add(text)
-    if "log" in document:
-        _show_log(document["log"])
 
 
 def _show_log(log: Mapping[str, Any]) -> None:
@@ -178,7 +186,7 @@ def _sum(each: NodeDrops) -> str:
     unseen = f"; UNKNOWN on {blind} of them" if blind else ""
     return (
         f"{each.node}: {each.packets} packets dropped in {each.seconds:.1f} s on {each.devices} "
-        f"devices, counted {by}{unseen}."
+        f"{'device' if each.devices == 1 else 'devices'}, counted {by}{unseen}."
     )
 
 
@@ -198,12 +206,14 @@ def _row(drop: Drop) -> list[object]:
 
 
 def _node(each: NodeDrops) -> dict[str, Any]:
+    from ebpfperf.drop_differences import Source
+
     return {
         "node": each.node,
         "seconds": round(each.seconds, 3),
         "source": each.source.value,
         "counters_map": each.counters_map or None,
-        "packets": each.packets,
+        "packets": None if each.source is Source.NOTHING else each.packets,
         "drops": [_drop(drop) for drop in each.drops],
     }
 

@@ -10,6 +10,7 @@ import typer
 
 from ebpfperf import printing
 from ebpfperf.commands.options import Context, Json, Kubeconfig, SshConfig
+from ebpfperf.commands.remarks import grouped
 from ebpfperf.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,11 +134,10 @@ def _cluster_release(kubeconfig: str | None, context: str | None) -> str:
 
 
 def _remarks(evidence: Iterable[Evidence]) -> list[str]:
-    """What could not be read, and what is set in vain, each once."""
+    """What could not be read, and what is set in vain."""
     from ebpfperf.felix_values import strays
 
-    told = [text for each in evidence for text in (*each.remarks, *strays(each))]
-    return list(dict.fromkeys(told))
+    return grouped({each.node: (*each.remarks, *strays(each)) for each in evidence})
 
 
 def _rows(values: Iterable[Effective], nodes: int) -> list[list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ebpfperf.calico.felix_fields import field, fields
+from ebpfperf.commands.remarks import grouped
 from ebpfperf.felix_values import (
     FILE,
     Evidence,
@@ -111,6 +112,34 @@ def test_unset_tunnel_flags_follow_the_pools_from_v3_23_on(
     assert (found.value, found.origin, found.where) == (value, origin, where)
     fixed = value_of(seen(release, pools=POOLS, default={name: not value}), field(name))
     assert (fixed.value, fixed.origin) == (not value, Origin.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("release", "flag", "value", "words"),
+    [
+        ("v3.16.1", "vxlanEnabled", False, "one has vxlanMode CrossSubnet: that overlay does not"),
+        ("v3.16.1", "ipipEnabled", True, "no IP pool asks for it"),
+        ("v3.26.1", "ipipEnabled", True, "switches the FIB short-cut off"),
+        ("v3.32.1", "ipipEnabled", True, "the MTU of new pods"),
+        ("v3.26.1", "ipipEnabled", False, ""),
+        ("v3.26.1", "vxlanEnabled", True, ""),
+    ],
+)
+def test_a_flag_against_the_pools_says_what_comes_of_it(
+    release: str, flag: str, value: bool, words: str
+) -> None:
+    found = value_of(seen(release, pools=POOLS, default={flag: value}), field(flag))
+    assert words in " ".join(found.notes)
+    assert bool(found.notes) == bool(words)
+
+
+def test_remarks_that_hold_of_several_nodes_are_made_once() -> None:
+    told = {f"n{number}": ["same", f"own {number % 2}"] for number in range(5)}
+    assert grouped(told) == [
+        "n0, n1, n2 and 2 more nodes: same",
+        "n0, n2, n4: own 0",
+        "n1, n3: own 1",
+    ]
 
 
 def test_a_kernel_that_cannot_beats_everything() -> None:
