@@ -8,6 +8,7 @@ durations up to so many lines. Ways:
 
 - ``regex loop``: one expression with named groups, matched line by line, its numbers made numbers,
   a tuple for each line (``loop`` here);
+- ``regex loop, frame``: that, and a pandas frame of the tuples, as the next way makes one;
 - ``frame``: ``tracelog``, the same columns and more as a pandas frame, a stretch after the other;
 - ``packets``: that, and packets with their flows made of the lines;
 - ``json``: one JSON object a line, to nowhere.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import orjson
+import pandas as pd
 
 from ebpfperf.stats import hodges_lehmann
 from ebpfperf.tracelog.line_frames import frame, objects
@@ -40,6 +42,10 @@ LINE = re.compile(
     r"(?P<text>(?:Final result=(?P<verdict>ALLOW|DENY) (?:\((?P<code>[^)]*)\)|rc (?P<rc>-?\d+))\. "
     r"(?:Program execution time: (?P<duration>\d+)ns)?)?.*)$"
 )
+LOOP_COLUMNS = [
+    "task", "pid", "cpu", "flags", "timestamp_s", "function", "iface", "direction", "ip_version",
+    "text", "verdict", "code", "duration_ns",
+]  # fmt: skip
 
 
 def loop(data: bytes) -> list[tuple[object, ...]]:
@@ -57,6 +63,10 @@ def loop(data: bytes) -> list[tuple[object, ...]]:
             int(duration) if duration else None,
         ))  # fmt: skip
     return rows
+
+
+def loop_frame(data: bytes) -> pd.DataFrame:
+    return pd.DataFrame(loop(data), columns=LOOP_COLUMNS)
 
 
 def frames(data: bytes) -> None:
@@ -79,6 +89,7 @@ def json(data: bytes) -> None:
 
 WAYS: Mapping[str, Callable[[bytes], object]] = {
     BASE: loop,
+    "regex loop, frame": loop_frame,
     "frame": frames,
     "packets": packets,
     "json": json,

@@ -23,15 +23,18 @@ class Reading:
     ----------
     release
         (3, 26) where the release is known: it decides what the numbers of results mean.
-    lines, cut_lines
-        Lines read until now, blank ones counted; those longer than a MiB, of which only that much
-        is kept.
+    cut_lines
+        Lines longer than a MiB, of which only that much is kept.
     """
 
     release: tuple[int, int] | None = None
-    lines: int = 0
     cut_lines: int = 0
     scanner: Scanner = field(default_factory=Scanner)
+
+    @property
+    def lines(self) -> int:
+        """Lines read until now, blank ones counted."""
+        return self.scanner.lines
 
     @property
     def pools(self) -> Pools:
@@ -41,10 +44,8 @@ class Reading:
     def tables(self, file: IO[bytes], *, stretch_bytes: int = STRETCH_BYTES) -> Iterator[Table]:
         """The lines of a file opened in binary mode, in tables of about so many bytes."""
         for data, cut in _whole_lines(file, stretch_bytes):
-            table = self.scanner.scan(data, first=self.lines + 1)
-            self.lines += data.count(b"\n") + (not data.endswith(b"\n"))
             self.cut_lines += cut
-            yield table
+            yield self.scanner.scan(data)
 
     def codes(self) -> list[tuple[int | None, str]]:
         """(number, name) of each outcome in the pool, by what is known of the release by now."""
@@ -66,14 +67,15 @@ def _whole_lines(file: IO[bytes], size: int) -> Iterator[tuple[bytes, int]]:
     """(lines, how many of them were cut) with about ``size`` bytes at once."""
     rest = b""
     while chunk := file.read(size):
-        rest += chunk
-        end = rest.rfind(b"\n") + 1
+        end = chunk.rfind(b"\n") + 1
         if end:
-            yield rest[:end], 0
-            rest = rest[end:]
-        elif len(rest) > LONGEST_BYTES:
-            yield rest[:LONGEST_BYTES] + b"\n", 1
+            yield b"".join([rest, memoryview(chunk)[:end]]), 0
+            rest = chunk[end:]
+        elif len(rest) + len(chunk) > LONGEST_BYTES:
+            yield (rest + chunk)[:LONGEST_BYTES] + b"\n", 1
             rest = _after_newline(file, size)
+        else:
+            rest += chunk
     if rest:
         yield rest, 0
 

@@ -36,35 +36,37 @@ class Scanner:
     ----------
     notations
         Of DENY's numbers, as other lines tell it: ``decimal``, ``hexadecimal``.
+    lines, slow_lines
+        Lines until now, blank ones counted; those that were read one by one.
     """
 
     pools: Pools = field(default_factory=Pools)
     notations: set[str] = field(default_factory=set)
+    lines: int = 0
     slow_lines: int = 0
     _layouts: list[Layout] = field(default_factory=list)
 
-    def scan(self, data: bytes, *, first: int = 1) -> Table:
+    def scan(self, data: bytes) -> Table:
         """The lines of ``data``, blank ones left out. Never raises for what stands in them.
 
         Bytes that are not UTF-8 become U+FFFD.
-
-        Parameters
-        ----------
-        first
-            Number of its first line.
         """
+        first = self.lines + 1
         if not data.isascii():
             data = data.decode("utf-8", "replace").encode()
         if data and not data.endswith(b"\n"):
             data += b"\n"
-        buffer = np.frombuffer(data + b"\0" * WIDTH, dtype=np.uint8)
-        ends = np.flatnonzero(buffer[: len(data)] == ord("\n"))
+        buffer = np.frombuffer(data, dtype=np.uint8)
+        ends = _newlines(buffer)
+        self.lines += len(ends)
         starts = np.empty_like(ends)
         starts[:1], starts[1:] = 0, ends[:-1] + 1
-        # A CR before the newline belongs to it, as in a log that went through a terminal.
-        ends = ends - ((ends > starts) & (buffer[ends - 1] == ord("\r")))
+        if b"\r" in data:
+            # A CR before the newline belongs to it, as in a log that went through a terminal.
+            ends = ends - ((ends > starts) & (buffer[ends - 1] == ord("\r")))
         full = np.flatnonzero(ends > starts)
-        starts, ends = starts[full], ends[full]
+        if len(full) < len(ends):
+            starts, ends = starts[full], ends[full]
         found = Found.empty(len(full))
         one = Stretch(data, buffer, starts, ends, found, self.pools)
         self._fill(one)
@@ -72,8 +74,10 @@ class Scanner:
         return _table(one, full + first)
 
     def _fill(self, one: Stretch) -> None:
-        todo = np.arange(len(one.starts))
-        rows = Rows.of(one.buffer, one.starts, width=WIDTH)
+        # The last lines have no whole row.
+        whole = int(np.searchsorted(one.starts, len(one.data) - WIDTH, side="right"))
+        todo = np.arange(whole)
+        rows = Rows.of(one.buffer, one.starts[:whole], width=WIDTH)
         hits: dict[Layout, int] = {}
         known, tries = list(self._layouts), 0
         while len(todo) >= _LEAST or (known and len(todo)):
@@ -93,7 +97,7 @@ class Scanner:
                 rows, todo = rows.take(~fits), todo[~fits]
         self._layouts = sorted((la for la in hits if hits[la]), key=lambda la: -hits[la])
         self._layouts = self._layouts[:_MOST_LAYOUTS]
-        for number in todo:
+        for number in (*todo, *range(whole, len(one.starts))):
             one.by_rules(int(number))
             self.slow_lines += 1
 
@@ -110,6 +114,24 @@ class Scanner:
             said = one.data[one.found.begin[number] : one.ends[number]].decode()
             if match := _ADDRESS.search(said):
                 self.notations.add("decimal" if match[1] else "hexadecimal")
+
+
+def _newlines(buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, Any]:
+    """Where newlines are. Eight bytes at a time first: most hold none, and few hold two."""
+    is_newline = buffer == ord("\n")
+    even = len(buffer) // 8 * 8
+    words = is_newline[:even].view("<u8")
+    eights = np.flatnonzero(words != 0)
+    marks = words[eights]
+    if (marks & (marks - np.uint64(1))).any():
+        near = np.flatnonzero(is_newline[:even].reshape(-1, 8)[eights])
+        found = eights[near >> 3] * 8 + (near & 7)
+    else:
+        # A power of two: the exponent of the floating-point number says which byte it is.
+        exponent = marks.astype(np.float64).view(np.int64) >> 52
+        found = eights * 8 + ((exponent - 1023) >> 3)
+    rest = np.flatnonzero(is_newline[even:]) + even
+    return np.concatenate([found, rest])
 
 
 def _table(one: Stretch, number: np.ndarray[Any, np.dtype[np.int64]]) -> Table:

@@ -8,7 +8,6 @@ time. What a layout does not explain is left to the rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ebpfperf.tracelog.grammar import (
     PREFIX,
     RESULT,
     UNTAGGED,
+    UNTAGGED_SIX,
     Line,
     kind_of,
     line_of,
@@ -43,6 +43,19 @@ _SECONDS = re.compile(r" +(\d{1,10})", re.ASCII)
 _BEFORE_CODE = len("Final result=")
 _BEFORE_TIME = "Program execution time: "
 _REST = 11
+_LONGEST_TASK = 16
+_BAD = -2
+# Length of a tag → what stands where in it; the most frequent first. Where the first that fits is
+# wrong, reading it shows that.
+_TAG_MARKS: tuple[tuple[int, tuple[tuple[int, bytes], ...]], ...] = (
+    (19, ((15, b"-"), (17, b": "))),
+    (12, ((8, b"-"), (10, b": "))),
+    (24, ((0, b"IPv6 "), (20, b"-"), (22, b": "))),
+    (17, ((0, b"IPv6 "), (13, b"-"), (15, b": "))),
+    (18, ((16, b": "),)),
+    (5, ((0, UNTAGGED_SIX.encode()),)),
+    (8, ((0, b"CALI-C: "),)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +141,31 @@ class Stretch:
         at = todo if whole else todo[fits]
         some = rows if whole else rows.take(fits)
         micros, good = numbers(some.word(layout.dot + 1), 6)
-        task, task_good = _read(some, 0, layout.dash, self._task)
-        pid, pid_good = _read(some, layout.dash + 1, layout.bracket, _pid)
-        cpu, cpu_good = _read(some, layout.bracket, layout.seconds, _cpu)
-        flags, _ = _read(some, layout.bracket, layout.seconds, self._flags)
-        seconds, seconds_good = _read(some, layout.seconds, layout.dot, _seconds)
-        good &= task_good & pid_good & cpu_good & seconds_good
+        who, heads = some.distinct(0, layout.seconds)
+        heads_read = np.array([self._head(head, layout) for head in heads], dtype=np.int64)
+        codes, values = some.distinct(layout.seconds, layout.dot - layout.seconds)
+        seconds = np.array([_seconds(value) for value in values], dtype=np.int64)
+        good &= (heads_read[:, 0] != _BAD)[who] & (seconds != _BAD)[codes]
         tag, begin, tag_good = self._tags(some, layout.text)
         good &= tag_good & (self.starts[at] + begin <= self.ends[at])
+        time_us = seconds[codes] * 1_000_000 + micros
         if not good.all():
-            at, some = at[good], some.take(good)
-            task, pid, cpu, flags = task[good], pid[good], cpu[good], flags[good]
-            seconds, micros, tag, begin = seconds[good], micros[good], tag[good], begin[good]
-        found = self.found
-        found.task[at], found.pid[at], found.cpu[at], found.flags[at] = task, pid, cpu, flags
-        found.time_us[at] = seconds * 1_000_000 + micros
-        found.function[at] = self.pools.function.code(layout.function)
-        found.tag[at], found.begin[at] = tag, self.starts[at] + begin
-        for offset in np.unique(begin):
+            at, some, who = at[good], some.take(good), who[good]
+            time_us, tag, begin = time_us[good], tag[good], begin[good]
+        found, place = self.found, _place(at)
+        task, pid, cpu, flags = np.ascontiguousarray(heads_read.T)
+        found.task[place], found.pid[place], found.cpu[place] = task[who], pid[who], cpu[who]
+        found.flags[place], found.time_us[place] = flags[who], time_us
+        found.function[place] = self.pools.function.code(layout.function)
+        found.tag[place], found.begin[place] = tag, self.starts[place] + begin
+        # One length of tag in the whole stretch is the rule.
+        offsets = begin[:1] if (begin == begin[:1]).all() else np.unique(begin)
+        for offset in offsets:
             same = begin == offset
-            part = some if same.all() else some.take(same)
-            self._texts(part, at[same], int(offset))
+            part = some if len(offsets) == 1 else some.take(same)
+            self._texts(part, at if len(offsets) == 1 else at[same], int(offset))
+        if whole and len(at) == len(todo):
+            return fits
         done = np.zeros(len(todo), dtype=bool)
         done[fits] = good
         return done
@@ -158,50 +175,25 @@ class Stretch:
         tags = np.zeros(len(rows), dtype=np.int32)
         begin = np.full(len(rows), at, dtype=np.int64)
         sure = np.ones(len(rows), dtype=bool)
-        six = rows.is_text(at, b"IPv6 ")
-        for shift, those in ((0, ~six), (5, six)):
+        left = np.ones(len(rows), dtype=bool)
+        for length, marks in _TAG_MARKS:
+            those = left.copy()
+            for offset, mark in marks:
+                those &= rows.is_text(at + offset, mark)
             if not those.any():
                 continue
-            left = those
-            t = at + shift
-            for name in (8, 15):
-                ends = rows.byte(t + name) == ord("-")
-                ends &= rows.byte(t + name + 2) == ord(":")
-                ends &= rows.byte(t + name + 3) == ord(" ")
-                left = self._tagged(rows, left, ends, at, shift + name + 4, (tags, begin, sure))
-            if not shift:
-                ends = (rows.byte(t + 16) == ord(":")) & (rows.byte(t + 17) == ord(" "))
-                left = self._tagged(rows, left, ends, at, 18, (tags, begin, sure))
-                ends = rows.is_text(t, b"CALI-C: ")
-                left = self._tagged(rows, left, ends, at, 8, (tags, begin, sure))
-            else:
-                ends = rows.is_text(t, b"Final result=")
-                left = self._tagged(rows, left, ends, at, 5, (tags, begin, sure))
+            whole = bool(those.all())
+            some = rows if whole else rows.take(those)
+            codes, values = some.distinct(at, max(length, len(UNTAGGED_SIX)))
+            read = [tag_of(value.decode("utf-8", "replace")) for value in values]
+            # What only looks so is left to the rules.
+            sure[those] = np.array([tag.length == length for tag in read])[codes]
+            pool = np.array([self.pools.tag.code(tag._replace(length=0)) for tag in read])
+            tags[those], begin[those] = pool[codes], at + length
+            if whole:
+                break
+            left &= ~those
         return tags, begin, sure
-
-    def _tagged(
-        self,
-        rows: Rows,
-        left: Mask,
-        ends: Mask,
-        at: int,
-        length: int,
-        into: tuple[NDArray[np.int32], Index, Mask],
-    ) -> Mask:
-        """``left`` without the rows whose tag, of this length, was read."""
-        those = left & ends
-        if not those.any():
-            return left
-        tags, begin, sure = into
-        some = rows if those.all() else rows.take(those)
-        whole = length == len(b"IPv6 ")
-        codes, values = some.distinct(at, length + (13 if whole else 0))
-        read = [tag_of(value.decode("utf-8", "replace")) for value in values]
-        # A line that only looks so is left to the rules.
-        good = np.array([tag.length == length for tag in read])
-        pool = np.array([self.pools.tag.code(tag._replace(length=0)) for tag in read])
-        tags[those], begin[those], sure[those] = pool[codes], at + length, good[codes]
-        return left & ~ends
 
     def _texts(self, rows: Rows, at: Index, offset: int) -> None:
         """Read the kind of texts that begin at one place, and of results all that they say."""
@@ -210,8 +202,9 @@ class Stretch:
         kind = kinds[codes]
         results = kind == _RESULT
         untagged = self.pools.tag.values.index(UNTAGGED)
-        kind[(self.found.tag[at] == untagged) & ~results] = _OTHER
-        self.found.kind[at] = kind
+        place = _place(at)
+        kind[(self.found.tag[place] == untagged) & ~results] = _OTHER
+        self.found.kind[place] = kind
         if results.any():
             part = rows if results.all() else rows.take(results)
             for number in at[results][~self._results(part, at[results], offset)]:
@@ -225,7 +218,8 @@ class Stretch:
             value.split(b"\n")[0].removesuffix(b"\r").decode("utf-8", "replace") for value in values
         ]
         read = [RESULT.match(f"Final result={head}") for head in heads]
-        end = np.array([m.end() - len(m["rest"]) if m else 0 for m in read])[codes]
+        ends_read = np.array([m.end() - len(m["rest"]) if m else 0 for m in read])
+        end = ends_read[codes]
         good = rows.is_text(offset, b"Final result=") & (end > 0)
         pool = np.full((2, len(values)), NONE, dtype=np.int32)
         for number, match in enumerate(read):
@@ -239,8 +233,10 @@ class Stretch:
             codes
         ]
         duration = np.full(len(rows), NONE, dtype=np.int64)
-        for where in np.unique(end[timed & good]):
+        for where in np.unique(ends_read[ends_read > 0]):
             those = timed & good & (end == where)
+            if not those.any():
+                continue
             part = rows if those.all() else rows.take(those)
             begin = offset + int(where)
             ends = self.ends[at[those]]
@@ -284,41 +280,32 @@ class Stretch:
         found.lost[number] = NONE if line.lost is None else line.lost
         found.begin[number] = self.ends[number] - len(line.text.encode())
 
-    def _task(self, text: str) -> int | None:
-        stripped = text.lstrip(" ")
-        if not text or len(stripped) > 16:
-            return None
-        return self.pools.task.code(text.strip()) if text.strip() else NONE
-
-    def _flags(self, text: str) -> int | None:
-        match = _PLACE.fullmatch(text)
-        return self.pools.flags.code(match[2]) if match and match[2] else NONE
-
-
-def _read(
-    rows: Rows, begin: int, end: int, read: Callable[[str], int | None]
-) -> tuple[NDArray[np.int64], Mask]:
-    """(what ``read`` makes of the text there, whether it made something) of each row."""
-    codes, values = rows.distinct(begin, end - begin)
-    made = [read(value.decode("utf-8", "replace")) for value in values]
-    good = np.array([value is not None for value in made], dtype=bool)
-    numbers_ = np.array([NONE if value is None else value for value in made], dtype=np.int64)
-    return numbers_[codes], good[codes]
+    def _head(self, head: bytes, layout: Layout) -> tuple[int, int, int, int]:
+        """(task, pid, processor, flags) of what stands before the time; _BAD where it is other."""
+        task = head[: layout.dash].decode("utf-8", "replace")
+        pid = _PID.fullmatch(head[layout.dash + 1 : layout.bracket].decode("utf-8", "replace"))
+        place = _PLACE.fullmatch(head[layout.bracket :].decode("utf-8", "replace"))
+        if pid is None or place is None or len(task.lstrip(" ")) > _LONGEST_TASK:
+            return _BAD, _BAD, _BAD, _BAD
+        pools = self.pools
+        return (
+            pools.task.code(task.strip()) if task.strip() else NONE,
+            int(pid[1]),
+            int(place[1]),
+            pools.flags.code(place[2]) if place[2] else NONE,
+        )
 
 
-def _pid(text: str) -> int | None:
-    match = _PID.fullmatch(text)
-    return int(match[1]) if match else None
+def _place(at: Index) -> Index | slice:
+    """The same lines as a slice, where they follow each other."""
+    if len(at) and at[-1] - at[0] == len(at) - 1:
+        return slice(int(at[0]), int(at[-1]) + 1)
+    return at
 
 
-def _cpu(text: str) -> int | None:
-    match = _PLACE.fullmatch(text)
-    return int(match[1]) if match else None
-
-
-def _seconds(text: str) -> int | None:
-    match = _SECONDS.fullmatch(text)
-    return int(match[1]) if match else None
+def _seconds(value: bytes) -> int:
+    match = _SECONDS.fullmatch(value.decode("utf-8", "replace"))
+    return int(match[1]) if match else _BAD
 
 
 def _micros(line: Line) -> int:

@@ -31,7 +31,9 @@ class Rows:
 
     @classmethod
     def of(cls, buffer: NDArray[np.uint8], starts: NDArray[np.int64], *, width: int) -> Rows:
-        """Rows of a buffer that has ``width`` bytes to spare after its last line."""
+        """Rows of a buffer that has ``width`` bytes from each start on."""
+        if not len(starts):
+            return cls(np.empty(0, dtype=f"V{width}"))
         windows: NDArray[np.void] = np.ndarray(
             (len(buffer) - width + 1,), dtype=f"V{width}", buffer=buffer, strides=(1,)
         )
@@ -58,6 +60,9 @@ class Rows:
 
     def is_text(self, offset: int, text: bytes) -> NDArray[np.bool_]:
         """Whether each row has ``text`` there."""
+        if len(text) == 1:
+            one: NDArray[np.bool_] = self.byte(offset) == ord(text)
+            return one
         same = np.ones(len(self), dtype=bool)
         for at in range(0, len(text), 8):
             piece = text[at : at + 8]
@@ -70,36 +75,33 @@ class Rows:
         words = [self.word(offset + at, width=min(8, width - at)) for at in range(0, width, 8)]
         if not words:
             return np.zeros(len(self), dtype=np.int32), [b""]
-        key = words[0]
-        if len(words) > 1:
-            key = key * np.uint64(_MIX[0])
-            for number, word in enumerate(words[1:], start=1):
-                key = key + word * np.uint64(_MIX[number % len(_MIX)] ^ (number // len(_MIX)))
-                key ^= key >> np.uint64(29)
-        codes, first = _numbered(key)
+        if len(words) == 1:
+            encoded = pa.array(words[0]).dictionary_encode()
+            parts = encoded.dictionary.to_numpy().astype("<u8").tobytes()
+            found = [parts[at : at + width] for at in range(0, len(parts), 8)]
+            return encoded.indices.to_numpy(), found
+        key = words[0] * np.uint64(_MIX[0])
+        for number, word in enumerate(words[1:], start=1):
+            key += word * np.uint64(_MIX[number % len(_MIX)] ^ (number // len(_MIX)))
+            key ^= key >> np.uint64(29)
+        encoded = pa.array(key).dictionary_encode()
+        codes = encoded.indices.to_numpy()
+        first = np.empty(len(encoded.dictionary), dtype=np.int64)
+        first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
         values = [word[first] for word in words]
         # Different bytes with the same key would be taken for each other.
         pairs = zip(words, values, strict=True)
-        if len(words) > 1 and any((word != value[codes]).any() for word, value in pairs):
+        if any((word != value[codes]).any() for word, value in pairs):
             return self._distinct_slowly(offset, width)
         parts = np.stack(values, axis=1).astype("<u8").tobytes()
         size = 8 * len(words)
-        return codes, [parts[at : at + width] for at in range(0, size * len(first), size)]
+        return codes, [parts[at : at + width] for at in range(0, len(parts), size)]
 
     def _distinct_slowly(self, offset: int, width: int) -> tuple[NDArray[np.int32], list[bytes]]:
         pieces = np.ascontiguousarray(self._bytes[:, offset : offset + width]).view(f"V{width}")
         seen: dict[bytes, int] = {}
         codes = [seen.setdefault(piece.tobytes(), len(seen)) for piece in pieces[:, 0]]
         return np.array(codes, dtype=np.int32), list(seen)
-
-
-def _numbered(key: Words) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """(number of each key, in order of appearance; where each appears first)."""
-    encoded = pa.array(key).dictionary_encode()
-    codes = encoded.indices.to_numpy()
-    first = np.empty(len(encoded.dictionary), dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return codes, first
 
 
 def numbers(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfperf.tracelog import codes, reading
+from ebpfperf.tracelog import codes, reading, words
 from ebpfperf.tracelog.grammar import ALL_KINDS, line_of
 from ebpfperf.tracelog.line_frames import JSON_KEYS, frame, objects
 from ebpfperf.tracelog.reading import Reading
@@ -88,6 +88,13 @@ def test_damage_is_kept_and_breaks_nothing(noise: list[bytes], chance: Any) -> N
     for one, line in zip(found, expected, strict=True):
         for key in ("task", "pid", "cpu", "flags", "function", "iface", "verdict", "duration_ns"):
             assert one[key] == getattr(line, key), (key, line)
+
+
+def test_values_that_share_a_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = "".join(case["line"] + "\n" for case in CASES * MANY).encode()
+    expected = read(data)
+    monkeypatch.setattr(words, "_MIX", (0, 0, 0, 0))
+    assert read(data) == expected
 
 
 NAMES = st.text("abcdefghij0123456789-_.", min_size=1, max_size=15).filter(
