@@ -57,6 +57,9 @@ def made(count: int, release: str, *, family: int, addresses: int) -> bytes:
     value[:, 23] = chance.integers(0, 2, count, dtype=np.uint8)
     tail = slice(48, 60) if size == 64 else slice(72, size)
     value[:, tail] = 0
+    # Entries of NAT point to connections between ends that are known.
+    forward = np.flatnonzero(value[:, 16] == 1)
+    value[forward, 24 : 24 + key_bytes] = table[chance.integers(0, count, len(forward)), :key_bytes]
     return table.tobytes()
 
 

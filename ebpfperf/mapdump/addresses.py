@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from functools import cache
 from typing import Any
 
@@ -52,7 +53,7 @@ def spelled(family: int, addresses: Array) -> tuple[Array, Any]:
     both = high_codes.astype(np.int64) * max(len(lows), 1) + low_codes
     codes, uniques = pd.factorize(both)
     pairs = zip(highs[uniques // max(len(lows), 1)], lows[uniques % max(len(lows), 1)], strict=True)
-    texts = [str(ipaddress.IPv6Address(int(h) << 64 | int(w))) for h, w in pairs]
+    texts = [_ipv6(int(one), int(other)) for one, other in pairs]
     return codes, pd.CategoricalDtype(pd.Index(texts, dtype="str"))
 
 
@@ -84,6 +85,14 @@ def _ipv4(numbers: npt.NDArray[np.uint32]) -> Any:
     octets = (pa.array((numbers >> shift & 0xFF).astype(np.int16)) for shift in (24, 16, 8, 0))
     joined = pc.binary_join_element_wise(*(_octets().take(octet) for octet in octets), _dot())
     return pd.array(joined, dtype="str")
+
+
+def _ipv6(high: int, low: int) -> str:
+    packed = high.to_bytes(8, "big") + low.to_bytes(8, "big")
+    # The C library's way is ten times as fast; it spells ::1.2.3.4 otherwise.
+    if high:
+        return socket.inet_ntop(socket.AF_INET6, packed)
+    return str(ipaddress.IPv6Address(packed))
 
 
 @cache
