@@ -180,6 +180,8 @@ def _sum(each: NodeDrops) -> str:
         Source.COUNTERS: f"by {each.counters_map}",
         Source.CLSACT: "by clsact qdiscs",
     }.get(each.source)
+    if by is None and not each.drops:
+        return f"{each.node}: nothing to count."
     if by is None:
         return f"{each.node}: UNKNOWN what was dropped in {each.seconds:.1f} s: nothing counts."
     blind = sum(drop.packets is None for drop in each.drops)

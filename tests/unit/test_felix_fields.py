@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 from ebpfperf.calico import felix_fields, felixenv, flags
 from ebpfperf.calico.durations import duration_text, go_duration_s
 from ebpfperf.calico.felix_fields import field, fields, read_value
+from ebpfperf.cli import app
 from ebpfperf.errors import InputError
 from ebpfperf.felix_explained import explain
 from ebpfperf.lab.felix_schema import felix_spec
@@ -165,6 +169,39 @@ def test_durations_are_gos(text: str, seconds: float, again: str) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a duration"):
         go_duration_s(text)
+
+
+def test_explain_needs_no_cluster_where_it_is_told_the_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    for release in ("v3.16", "3.26.1", "v3.32"):
+        asked = ["felix", "explain", "ipInIpEnabled", "--release", release]
+        done = CliRunner().invoke(app, [*asked, "--json"])
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert told["field"] == "ipipEnabled"
+        assert told["variable"] == "FELIX_IPINIPENABLED"
+        shown = CliRunner().invoke(app, asked).stdout
+        assert "ipipEnabled" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bpfLoglvel", "--release", "v3.26"], "Did you mean bpfLogLevel"),
+        (["bpfLogLevel", "--release", "v3.12"], "no eBPF mode"),
+        (["bpfLogLevel", "--release", "newest"], "not a Calico version"),
+    ],
+)
+def test_what_cannot_be_explained_ends_with_status_2(arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, ["felix", "explain", *arguments])
+    assert isinstance(done.exception, InputError)
+    assert words in str(done.exception)
+    assert done.exception.exit_status == 2
 
 
 def test_what_is_removed_says_so() -> None:
