@@ -69,7 +69,7 @@ def read(
             sentences.append(each.problem)
             continue
         own = {name: devices.get(name, set()) for name in each.nodes}
-        found = causes(trace_capture.unpacked(each), own, release=release)
+        found = causes(trace_capture.recent(each), own, release=release)
         rows += found.rows
         sentences += found.sentences
         seen += found.seen

@@ -3,16 +3,18 @@
 The pipe is consumed by reading, and it is the kernel's, not the node's or Calico's: whoever reads
 it takes the lines from every other reader. So there is one reader a kernel, none where another
 process reads already, and nodes that share a kernel (one boot_id) share what was read. Nothing is
-changed on the cluster: bpfLogLevel stays as it is.
+changed on the cluster: bpfLogLevel stays as it is. What the buffer held already comes out first; a
+line of our own in between says where reading began.
 """
 
 from __future__ import annotations
 
 import gzip
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ebpfperf.calico.felixenv import effective, environment
@@ -30,9 +32,10 @@ _SLACK_S = 20.0
 _BUSY, _ABSENT = 9, 8
 
 _BOOT = ["cat", "/proc/sys/kernel/random/boot_id"]
-# $1: seconds; $2: bytes. The log goes into a file first: sent while it is read, each packet of the
-# connection would itself be logged. cat writes at once what it reads, so that none of it is lost
-# when its time is over.
+# $1: seconds; $2: bytes; $3: what is written into the buffer first, so that what stood in it before
+# can be told from what came since. The log goes into a file first: sent while it is read, each
+# packet of the connection would itself be logged. cat writes at once what it reads, so that none of
+# it is lost when its time is over.
 READ = f"""\
 for d in /sys/kernel/tracing /sys/kernel/debug/tracing; do
   [ -e "$d/trace_pipe" ] && break
@@ -44,6 +47,7 @@ if [ -n "$r" ]; then
 fi
 t=$(mktemp) || exit 1
 trap 'rm -f "$t"' EXIT
+echo "$3" >"$d/trace_marker" 2>/dev/null
 timeout "$1" cat "$d/trace_pipe" | head -c "$2" >"$t"
 gzip -1 -c "$t"
 """
@@ -63,6 +67,8 @@ class Captured:
         Its size before compression.
     full
         Whether reading ended at its bound of bytes, before its time was over.
+    mark
+        Stands in the log where reading began; what is before it is older.
     problem
         Why there is no log, with what to do; empty where there is one.
     """
@@ -71,6 +77,7 @@ class Captured:
     log: bytes
     raw_bytes: int
     full: bool
+    mark: str
     problem: str = ""
 
 
@@ -152,8 +159,9 @@ def _boot_id(node: Node) -> str:
 
 
 def _read(names: Sequence[str], node: Node, for_s: float, limit_bytes: int) -> Captured:
-    argv = ["sh", "-c", READ, "trace", f"{for_s:g}", str(limit_bytes)]
-    nothing = Captured(tuple(names), b"", 0, full=False)
+    mark = f"ebpfperf begins {uuid.uuid4().hex}"
+    argv = ["sh", "-c", READ, "trace", f"{for_s:g}", str(limit_bytes), mark]
+    nothing = Captured(tuple(names), b"", 0, full=False, mark=mark)
     try:
         done = node.run(
             argv, timeout_s=for_s + _SLACK_S, check=False, limit_bytes=limit_bytes + (1 << 20)
@@ -181,11 +189,12 @@ def _read(names: Sequence[str], node: Node, for_s: float, limit_bytes: int) -> C
             "Look whether the kernel's lockdown forbids tracing.",
         )
     raw_bytes = _size(done.stdout)
-    return Captured(tuple(names), done.stdout, raw_bytes, full=raw_bytes >= limit_bytes)
+    full = raw_bytes >= limit_bytes
+    return Captured(tuple(names), done.stdout, raw_bytes, full=full, mark=mark)
 
 
 def _without(captured: Captured, problem: str) -> Captured:
-    return Captured(captured.nodes, b"", 0, full=False, problem=problem)
+    return replace(captured, problem=problem)
 
 
 def _size(packed: bytes) -> int:
@@ -200,6 +209,19 @@ def _listed(names: Sequence[str]) -> str:
 def unpacked(captured: Captured) -> bytes:
     """The raw log."""
     return gzip.decompress(captured.log) if captured.log else b""
+
+
+def older_bytes(raw: bytes, mark: str) -> int | None:
+    """How much of a raw log is from before reading began; None where the mark is not in it."""
+    place = raw.find(mark.encode())
+    end = raw.find(b"\n", place)
+    return None if place < 0 or end < 0 else end + 1
+
+
+def recent(captured: Captured) -> bytes:
+    """The raw log from where reading began; all of it where that is not marked."""
+    raw = unpacked(captured)
+    return raw[older_bytes(raw, captured.mark) or 0 :]
 
 
 def file_part(names: Sequence[str]) -> str:

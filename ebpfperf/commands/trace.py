@@ -96,7 +96,7 @@ def capture(
     from datetime import UTC, datetime
 
     from ebpfperf.trace_capture import capture as read
-    from ebpfperf.trace_capture import file_part, level_sentences, unpacked
+    from ebpfperf.trace_capture import file_part, level_sentences, older_bytes, unpacked
     from ebpfperf.trace_nodes import opened, seen
 
     for_s = _seconds(for_)
@@ -110,15 +110,18 @@ def capture(
     several = len(captured) > 1
     rows: list[dict[str, object]] = []
     for one in captured:
+        raw = unpacked(one)
+        older = older_bytes(raw, one.mark)
         said: dict[str, object] = {"nodes": list(one.nodes), "file": None, "bytes": one.raw_bytes}
-        rows.append(said | {"full": one.full, "problem": one.problem or None})
+        said |= {"older_bytes": older, "full": one.full, "problem": one.problem or None}
+        rows.append(said)
         if one.problem:
             printing.remark(f"error: {one.problem}")
             continue
         name = f"{base.stem}-{file_part(one.nodes)}{base.suffix}" if several else base.name
         path = base.with_name(name)
-        _write(path, unpacked(one))
-        rows[-1]["file"] = str(path)
+        _write(path, raw)
+        said["file"] = str(path)
         if json:
             continue
         shared = " (they share one kernel, whose log this is)" if len(one.nodes) > 1 else ""
@@ -127,12 +130,25 @@ def capture(
             printing.sentence(
                 "Reading ended before its time, at its bound of bytes: there was more to read."
             )
+        printing.sentence(_older(older))
         with path.open("rb") as file:
+            file.seek(older or 0)
             _print_summary(file, cluster.release, top)
     if json:
         printing.as_json(rows)
     if all(one.problem for one in captured):
         raise typer.Exit(1)
+
+
+def _older(older_bytes: int | None) -> str:
+    if older_bytes is None:
+        return (
+            "Where reading began is not marked in it, so that lines of before may be counted too."
+        )
+    return (
+        f"The first {older_bytes} bytes were in the kernel's buffer before: they are in the file, "
+        "and not counted here."
+    )
 
 
 def _seconds(text: str) -> float:

@@ -76,6 +76,7 @@ def told(packets: pd.DataFrame, *, within_s: float = WITHIN_S) -> pd.DataFrame:
             sight = _Sight(found.story, row["end_s"], known, protocol, found.hooks | {hook})
         stories.append(sight.story)
         delivered = workload and row["direction"] == "ingress"
+        delivered |= row["path"] == "redirect to peer"
         if row["verdict"] == "ALLOW" and row["source"] is not None and not delivered:
             target = here[2:4] if row["to"] is None else (row["to"], row["to_port"])
             queue = waiting.setdefault((*source, *target), [])
