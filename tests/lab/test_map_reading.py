@@ -5,19 +5,28 @@ The maps are made here and hold what is known; the lab's own are read where it h
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lab.ebpf import FORWARDING, UNKNOWN, World
+from lab.namespaces import eventually
 from map_bytes import LAYOUTS, connection
+from typer.testing import CliRunner
 
 from ebpfperf import map_reading
-from ebpfperf.lab.bpfmaps import Map, possible_cpus
+from ebpfperf.calico.maps import DIRECTORY
+from ebpfperf.commands.maps import app
+from ebpfperf.lab.bpfmaps import Map, open_pinned, possible_cpus
 from ebpfperf.lab.running import Lab
 from ebpfperf.mapdump import objects, reading
+from ebpfperf.mutations import Mutation
 from ebpfperf.remote import SSHNode
 
 pytestmark = pytest.mark.lab
@@ -165,3 +174,80 @@ def test_what_is_not_pinned_is_said(node: SSHNode) -> None:
     assert found.now_ns > 0
     found = map_reading.read(node, ["conntrack"], directory="/sys/fs/bpf")
     assert found.missing == ("No map of conntrack is pinned.",)
+
+
+# ------------------------------------------------------------------------ the lab's own dataplane
+
+
+@contextlib.contextmanager
+def ebpf(world: World) -> Iterator[None]:
+    """Meanwhile Felix keeps the maps."""
+
+    def become(enabled: bool | None) -> None:
+        before = {node.name: world.felix_pid(node) for node in world.lab.nodes}
+        body = {"spec": {"bpfEnabled": enabled}}
+        world.kube.apply(Mutation("patch", "FelixConfiguration", "default", body=body))
+        for node in world.lab.nodes:
+            eventually("a new Felix", lambda n=node: world.felix_pid(n) != before[n.name])
+            world.annotate(node, FORWARDING, UNKNOWN)
+            eventually("done", lambda n=node: world.annotation(n, FORWARDING) != UNKNOWN)
+
+    was = (world.kube.felix_configuration() or {"spec": {}})["spec"].get("bpfEnabled")
+    become(True)
+    try:
+        yield
+    finally:
+        become(was)
+
+
+def command(lab: Lab, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Exit status and JSON of ``ebpfperf maps``."""
+    where = ["--kubeconfig", str(lab.kubeconfig), "--ssh-config", str(lab.ssh_config), "--json"]
+    done = CliRunner().invoke(app, [*arguments, *where])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    if arguments[0] == "check":
+        return done.exit_code, json.loads(done.stdout)
+    return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_maps_of_a_cluster_hold_what_its_api_says(lab: Lab) -> None:
+    world = World(lab)
+    with contextlib.closing(world.kube), ebpf(world), world.pod("far", 2, behind="front") as far:
+        with world.service("front") as front, world.service("nobody") as nobody:
+            addresses = {front.address, nobody.address}
+
+            def there() -> bool:
+                _, found = command(lab, "nat", "--node", "node-1")
+                return addresses <= {one.get("addr") for one in found} and any(
+                    one.get("addr") == far.address and "ordinal" in one for one in found
+                )
+
+            eventually("both services", there)
+            status, found = command(lab, "check")
+            ours = [one for one in found if one["what"].startswith("default/")]
+            assert {one["check"] for one in ours} == {"service-empty"}
+            assert {(one["node"], one["severity"]) for one in ours} == {
+                ("node-1", "WARN"), ("node-2", "WARN"),
+            }  # fmt: skip
+            assert all("default/nobody" in one["what"] for one in ours)
+            assert status == 0, found
+            _, routes = command(lab, "routes", "--node", "node-2", "--address", far.address)
+            (own,) = (one for one in routes if one["dest"] == f"{far.address}/32")
+            assert own["flag_names"][-2:] == ["workload", "local"]
+            empty(world, "cali_v4_nat_be")
+            status, found = command(lab, "check", "--node", "node-1")
+            faults = [one for one in found if "default/front" in one["what"]]
+            assert status == 1
+            assert len(faults) == 2, "one for TCP, one for UDP"
+            assert {(one["check"], one["severity"]) for one in faults} == {
+                ("backend-missing", "FAIL")
+            }
+
+
+def empty(world: World, name: str) -> None:
+    """Take everything out of a map of node-1, behind Felix's back."""
+    path = Path(f"/proc/{world.node(1).holder_pid}/root{DIRECTORY}/{name}")
+    found = Map(open_pinned(path), key_bytes=8, value_bytes=8, per_cpu=False)
+    for key in list(found.keys()):
+        found.delete(key)
+    found.close()
