@@ -5,7 +5,7 @@ Missing is null. docs/maps.md lists the keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,6 @@ import pandas as pd
 from ebpfperf.mapdump.conntrack import LEG_BITS
 from ebpfperf.mapdump.entries import Decoded
 
-Row = Mapping[str, Any]
 _LEG = ("bytes", "packets", "seqno", *LEG_BITS, "ifindex")
 _KEY = ("proto", "addr_a", "port_a", "addr_b", "port_b")
 _INITIATOR = ("src", "sport", "dst", "dport")
@@ -25,53 +24,60 @@ def of(decoded: Decoded) -> Iterator[dict[str, Any]]:
     """An object for each entry, in the frame's order."""
     if decoded.purpose == "counters":
         return _counters(decoded.frame)
-    make: Callable[[Row], dict[str, Any]] = {
-        "conntrack": _connection,
-    }.get(decoded.purpose, _words_as_list)
-    return (make(row) for row in rows(decoded.frame))
+    columns = _columns(decoded.frame)
+    if decoded.purpose == "conntrack":
+        columns = _connections(columns)
+    return _rows(columns)
 
 
 def rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows as plain Python, with None where something is missing."""
-    columns = {}
-    for name in frame.columns:
-        column = frame[name]
-        values = column.astype(object).tolist()
-        if column.hasnans or column.dtype == object:
-            values = [None if value is None or value is pd.NA or value != value else value
-                      for value in values]  # fmt: skip
-        columns[str(name)] = values
+    return _rows({str(name): _plain(frame[name]) for name in frame.columns})
+
+
+def _rows(columns: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
     names = list(columns)
-    for row in zip(*columns.values(), strict=True):
-        yield dict(zip(names, row, strict=True))
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _words_as_list(row: Row) -> dict[str, Any]:
-    found = dict(row)
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Plain Python by column; words of flags as lists."""
+    found = {str(name): _plain(frame[name]) for name in frame.columns}
     if "flag_names" in found:
-        found["flag_names"] = _words(row["flag_names"])
+        found["flag_names"] = [
+            None if text is None else text.split() for text in found["flag_names"]
+        ]
     return found
 
 
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else text.split()
+def _plain(column: pd.Series[Any]) -> list[Any]:
+    values: list[Any] = column.astype(object).tolist()
+    if not (column.hasnans or column.dtype == object):
+        return values
+    return [None if value is pd.NA or value != value else value for value in values]
 
 
-def _connection(row: Row) -> dict[str, Any]:
-    first = "created_ns" if "created_ns" in row else "rst_seen_ns"
-    found: dict[str, Any] = {name: row[name] for name in _KEY}
-    found |= {"type": row["type"], first: row[first], "last_seen_ns": row["last_seen_ns"]}
-    found |= {"flags": row["flags"], "flag_names": _words(row["flag_names"])}
+def _connections(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns of objects: legs, keys and initiators in one each."""
+    first = "created_ns" if "created_ns" in columns else "rst_seen_ns"
+    names = (*_KEY, "type", first, "last_seen_ns", "flags", "flag_names")
+    found = {name: columns[name] for name in names}
     for way in ("a_to_b", "b_to_a"):
-        leg = {name: row[f"{way}_{name}"] for name in _LEG}
-        found[way] = None if all(value is None for value in leg.values()) else leg
-    found |= {name: row[name] for name in ("orig_ip", "orig_port", "orig_sport", "tun_ip")}
-    reverse = {name: row[f"rev_{name}"] for name in _KEY}
-    found["rev_key"] = None if reverse["addr_a"] is None else reverse
-    found |= {name: row[name] for name in ("nat_sport", "tcp_state")}
-    initiator = {name: row[f"initiator_{name}"] for name in _INITIATOR}
-    found["initiator"] = None if initiator["src"] is None else initiator
-    return found | {name: row[name] for name in _OPTIONAL if row.get(name) is not None}
+        found[way] = _together(columns, _LEG, f"{way}_", unless_missing="seqno")
+    found |= {name: columns[name] for name in ("orig_ip", "orig_port", "orig_sport", "tun_ip")}
+    found["rev_key"] = _together(columns, _KEY, "rev_", unless_missing="addr_a")
+    found |= {name: columns[name] for name in ("nat_sport", "tcp_state")}
+    found["initiator"] = _together(columns, _INITIATOR, "initiator_", unless_missing="src")
+    return found | {name: columns[name] for name in _OPTIONAL if name in columns}
+
+
+def _together(
+    columns: Mapping[str, list[Any]], names: tuple[str, ...], prefix: str, *, unless_missing: str
+) -> list[dict[str, Any] | None]:
+    """An object of these columns for each row; None where the one named is missing."""
+    at = names.index(unless_missing)
+    every = zip(*(columns[prefix + name] for name in names), strict=True)
+    return [None if row[at] is None else dict(zip(names, row, strict=True)) for row in every]
 
 
 def _counters(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
