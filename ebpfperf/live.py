@@ -171,5 +171,8 @@ def _told(store: Store, *, connect: runner.Connect) -> None:
         interruption(bar.say) as stop,
     ):
         ending = Ending(store, stop=stop, say=bar.say)
-        for result in runner.run(store, connect=connect, stop=ending, on_start=bar.begin):
+        running = runner.run(
+            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say
+        )
+        for result in running:
             bar.end(result)

@@ -7,7 +7,7 @@ work lies outside the pause.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -59,6 +59,7 @@ def wait(
     quiet: Quiet | None,
     *,
     nics: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Reading:
     """How quiet the named nodes were at last: once they are, or may be waited for no more.
 
@@ -70,6 +71,8 @@ def wait(
     ----------
     nics
         Node → its NIC.
+    say
+        Told once, in a sentence, that and why it is waited.
 
     Raises
     ------
@@ -86,8 +89,9 @@ def wait(
         except (CommandError, CommandTimeout, OutputLimitError, ValueError) as error:
             return Reading(Status.FAILED, f"How quiet the nodes were is not known: {error}")
         now = time.monotonic()
+        first = begun is None
         begun = now if begun is None else begun
-        noisy = any(calm.problem(quiet) for calm in found)
+        noisy = "; ".join(filter(None, (calm.problem(quiet) for calm in found)))
         if not noisy or now - begun + quiet.sample_s > quiet.wait_s:
             carried = [calm.nic_bits_per_s for calm in found if calm.nic_bits_per_s is not None]
             metrics = {
@@ -97,6 +101,8 @@ def wait(
             if carried:
                 metrics["idle_nic_bits_per_s"] = max(carried)
             return Reading(metrics=metrics)
+        if first:
+            say(f"Waiting up to {quiet.wait_s:g} s for quiet nodes: {noisy}.")
         time.sleep(min(_PAUSE_S, quiet.wait_s))
 
 

@@ -55,6 +55,7 @@ def run(
     connect: Connect = connect,
     stop: Callable[[], bool] = lambda: False,
     on_start: Callable[[Trial], None] = lambda trial: None,
+    on_wait: Callable[[str], None] = lambda text: None,
     on_look: OnLook | None = None,
     look_every_s: float = EVERY_S,
 ) -> Generator[TrialResult, None, None]:
@@ -66,6 +67,8 @@ def run(
 
     Parameters
     ----------
+    on_wait
+        Told, in a sentence, that the nodes are not quiet and are waited for.
     on_look
         Told, in a thread of its own, what the probes of the trial in hand see while its traffic
         runs. The nodes feel each look: the trial has the fact ``live_view``.
@@ -89,7 +92,7 @@ def run(
             names = dict.fromkeys((*ALWAYS_ON, *store.campaign.probes))
             with Watch(names, cluster.nodes, share_pct=store.campaign.probe_share_pct) as watch:
                 store.add_facts(watch.facts)
-                stage = Stage(cluster, store.campaign)
+                stage = Stage(cluster, store.campaign, on_wait=on_wait)
                 looks = Looks(on_look, every_s=look_every_s)
                 for trial in trials:
                     if stop():
@@ -103,8 +106,15 @@ def run(
 class Stage:
     """The cluster as the trial in hand needs it: settled once per treatment of a block."""
 
-    def __init__(self, cluster: Cluster, campaign: Campaign) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        campaign: Campaign,
+        *,
+        on_wait: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.cluster = cluster
+        self._on_wait = on_wait
         self._campaign = campaign
         self._refused: tuple[tuple[int, str], EbpfperfError] | None = None
         # Whether the last trial has waited in vain: nodes that are never quiet are not waited for
@@ -130,7 +140,8 @@ class Stage:
         asked = self._campaign.quiet
         if asked is not None and self._in_vain:
             asked = replace(asked, wait_s=0)
-        calm = quiet.wait(nodes, (client.node, server.node), asked, nics=nics)
+        ends = (client.node, server.node)
+        calm = quiet.wait(nodes, ends, asked, nics=nics, say=self._on_wait)
         self._in_vain = quiet.in_vain(calm, asked)
         return replace(calm, facts=(*told, *calm.facts))
 

@@ -110,7 +110,10 @@ def run(
         interruption.interruption(bar.say) as stop,
     ):
         ending = enough.Ending(store, stop=stop, say=bar.say)
-        for result in runner.run(store, connect=connect, stop=ending, on_start=bar.begin):
+        running = runner.run(
+            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say
+        )
+        for result in running:
             bar.end(result)
             counts[str(result.status)] = counts.get(str(result.status), 0) + 1
     _print_outcome(store, counts, json=json)

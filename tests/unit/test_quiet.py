@@ -78,7 +78,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def waited(*nodes: FakeNode, asked: Quiet | None = None) -> Any:
     named: Any = {f"node-{number}": node for number, node in enumerate(nodes)}
     nics = dict.fromkeys(named, "eth0")
-    return quiet.wait(named, named, asked or Quiet(wait_s=2), nics=nics)
+    return quiet.wait(named, named, asked or Quiet(wait_s=2), nics=nics, say=SAID.append)
+
+
+SAID: list[str] = []
 
 
 def test_busy_is_all_but_idle_and_waiting_for_disks_and_stolen_time_counts() -> None:
@@ -90,6 +93,16 @@ def test_busy_is_all_but_idle_and_waiting_for_disks_and_stolen_time_counts() -> 
     assert found.busy_pct == pytest.approx(100 * (2 + 3 + 5 + 13 + 17 + 19) / sum(spent[:8]))
     assert found.nic_bits_per_s == 8 * 125
     assert quiet.parse("n", text, nic="").nic_bits_per_s is None
+
+
+def test_that_and_why_nodes_are_waited_for_is_said_once(clock: Clock) -> None:
+    SAID.clear()
+    waited(FakeNode(printed(2)), FakeNode(printed(90), printed(80), printed(5)))
+    assert SAID == ["Waiting up to 2 s for quiet nodes: node-1 was 90 % busy."]
+    SAID.clear()
+    waited(FakeNode(printed(2)))
+    waited(FakeNode(printed(90)), asked=Quiet(wait_s=0))
+    assert SAID == []
 
 
 def test_quiet_nodes_are_asked_once_and_not_waited_for(clock: Clock) -> None:

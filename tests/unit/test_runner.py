@@ -432,7 +432,7 @@ def test_nodes_are_waited_for_before_each_trial_and_that_is_told(
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any) -> Reading:
+    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any, say: Any) -> Reading:
         asked.append(tuple(names))
         assert quiet == CALM
         return Reading(metrics={"waited_s": 3.0, "idle_busy_pct": 6.0})
@@ -456,7 +456,7 @@ def test_nodes_that_are_never_quiet_are_not_waited_for_anew_before_every_trial(
     busy = iter([90.0, 90.0, 90.0, 3.0, 90.0, *[3.0] * 100])
     waits: list[float] = []
 
-    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any) -> Reading:
+    def wait(nodes: Any, names: Any, quiet: Any, *, nics: Any, say: Any) -> Reading:
         waits.append(quiet.wait_s)
         return Reading(metrics={"idle_busy_pct": next(busy)})
 
