@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -209,11 +210,16 @@ def _print_lines(file: IO[bytes], release: str | None) -> None:
     from ebpfperf.tracelog.line_frames import objects
 
     reading = _reading(release)
-    for table in reading.tables(file):
-        lines = [orjson.dumps(one) for one in objects(table, reading)]
-        if lines:
-            sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        for table in reading.tables(file):
+            lines = [orjson.dumps(one) for one in objects(table, reading)]
+            if lines:
+                sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Whoever reads, such as head, has enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 def _print_summary(file: IO[bytes], release: str | None, top: int) -> None:

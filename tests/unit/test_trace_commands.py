@@ -1,0 +1,79 @@
+"""``ebpfperf trace parse``: files, standard input, JSON, stories, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ebpfperf.cli import app
+from ebpfperf.errors import InputError
+from ebpfperf.tracelog.line_frames import JSON_KEYS
+
+LOG = Path(__file__).parents[1] / "recorded" / "tracelog" / "v3.26.log"
+
+
+def run(*argv: str, stdin: bytes | None = None) -> str:
+    done = CliRunner().invoke(app, ["trace", "parse", *argv], input=stdin)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_json_is_one_object_a_line_with_the_keys_in_order() -> None:
+    lines = [line for line in LOG.read_text().split("\n") if line]
+    found = [json.loads(line) for line in run(str(LOG), "--json").splitlines()]
+    assert len(found) == len(lines)
+    assert {tuple(one) for one in found} == {JSON_KEYS}
+    assert [one["text"] for one in found] == [line.split(": ", 3)[3] for line in lines]
+
+
+def test_standard_input_is_a_file_like_any_other() -> None:
+    assert run("-", "--json", stdin=LOG.read_bytes()) == run(str(LOG), "--json")
+    wanted = ["--story", "198.19.0.0"]
+    assert run("-", *wanted, stdin=LOG.read_bytes()) == run(str(LOG), *wanted)
+
+
+def test_a_summary_says_what_is_distorted_and_names_files_where_there_are_several() -> None:
+    said = run(str(LOG), str(LOG), "--top", "1")
+    assert said.count(f"{LOG}:\n") == 2
+    assert said.count("Times in this log are distorted") == 2
+    assert said.count("dropped") == 2
+
+
+def test_a_story_of_nobody() -> None:
+    assert "no packet from or to 203.0.113.9" in run(str(LOG), "--story", "203.0.113.9")
+
+
+def test_noise_and_nothing_are_read() -> None:
+    assert run("-", stdin=b"").startswith("0 lines, 0 packets")
+    assert "1 of 1 lines are no lines of a trace" in run("-", stdin=bytes(range(10)) + b"\xff\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["/nowhere/log"], "There is no file /nowhere/log."),
+        (["/"], "is a directory"),
+        ([str(LOG), "--release", "newest"], "'newest' is not a Calico version"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence(argv: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words.replace("/", ".")) as raised:
+        run(*argv)
+    assert raised.value.exit_status == 2
+    assert raised.value.remedy
+
+
+def test_who_reads_only_the_beginning_is_no_error() -> None:
+    command = f"{sys.executable} -m ebpfperf.cli trace parse - --json | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        input=LOG.read_bytes() * 20, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
