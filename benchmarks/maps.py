@@ -55,7 +55,7 @@ def made(count: int, release: str, *, family: int, addresses: int) -> bytes:
     value[:, 17:24] = 0
     value[:, 17] = chance.choice([0, 1, 4], count)
     value[:, 23] = chance.integers(0, 2, count, dtype=np.uint8)
-    tail = slice(48, 60) if size == 64 else slice(72, size)
+    tail = slice(48 if size == 64 else 72, size)
     value[:, tail] = 0
     # Entries of NAT point to connections between ends that are known.
     forward = np.flatnonzero(value[:, 16] == 1)
