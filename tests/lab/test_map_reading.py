@@ -154,6 +154,31 @@ def test_without_batches_the_same_is_read_one_by_one(
         assert sorted(one.content()) == sorted(other.content())
 
 
+def test_where_the_call_is_refused_bpftool_is_asked(
+    node: SSHNode,
+    place: tuple[Path, str],
+    made: dict[str, dict[bytes, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = map_reading.read(node, ["nat", "counters"], directory=place[1])
+    scripts = tuple(
+        (name, text.replace("BATCH = 1, 4, 7, 15, 24", "BATCH = 1, 4, 999, 15, 24"))
+        for name, text in map_reading.sources()
+    )
+    assert scripts != map_reading.sources()
+    monkeypatch.setattr(map_reading, "sources", lambda: scripts)
+    after = map_reading.read(node, ["nat", "counters"], directory=place[1])
+    assert {each.how.partition(" (")[0] for each in after.maps} == {"bpftool"}
+    assert [each.name for each in after.maps] == [each.name for each in before.maps]
+    for one, other in zip(before.maps, after.maps, strict=True):
+        assert rows_of(one) == rows_of(other)
+        assert (one.kind, one.max_entries) == (other.kind, other.max_entries)
+
+
+def rows_of(found: map_reading.PinnedMap) -> list[str]:
+    return sorted(json.dumps(entry) for entry in objects.of(found.decoded))
+
+
 def test_a_raw_dump_is_read_from_its_file(
     node: SSHNode, place: tuple[Path, str], made: dict[str, dict[bytes, bytes]]
 ) -> None:
