@@ -10,9 +10,10 @@ a packet that policy drops has no result, and its last line says that policy is 
 became of it (``redirect``, ``redirect to peer``, ``host stack``, ``bypass``, ``accepted by XDP``,
 ``dropped``, UNKNOWN); ``why``: of a drop its reason, of what went to the host's stack what the
 route lookup said; ``source``, ``source_port``, ``destination``, ``destination_port``, ``protocol``,
-``ip_id``, ``to``, ``to_port`` the flow and where DNAT sent it; ``duration_ns``; ``lost_events``
-that this processor lost from the packet's first line to the next packet's; ``whole`` whether its
-first line and its end are there; ``texts`` its lines.
+``ip_id``, ``to``, ``to_port`` the flow and where DNAT sent it; ``duration_ns``; ``lost_events`` of
+its processor beside it: up to its result, or without one up to the hook's next packet, and where
+its first line is not there, from the hook's packet before; ``whole`` whether its first line and its
+end are there and nothing was lost between.
 
 ``start_s``, ``end_s`` and ``duration_ns`` are distorted by the logging itself.
 """
@@ -69,6 +70,7 @@ class Assembler:
     reading: Reading
     _carry: Table | None = None
     _lost: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _ends: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def add(self, table: Table, *, last: bool = False) -> pd.DataFrame:
         """The packets that are over with this table; with ``last`` also those that are not."""
@@ -96,6 +98,8 @@ class Assembler:
             self._carry = rest.take(np.argsort(rest.number, kind="stable"))
         parts = _Parts(lines, tag, first, after, followed)
         found: pd.DataFrame = self._frame(parts).loc[over]
+        for packet in np.flatnonzero(over & ~followed):
+            self._ends[parts.hook(packet)] = int(lines.number[after[packet] - 1])
         return found.sort_values("first_line", kind="stable", ignore_index=True)
 
     def _note_losses(self, table: Table) -> None:
@@ -141,11 +145,14 @@ class Assembler:
         """Events lost on each packet's processor between what came before and after it."""
         number, cpu = parts.lines.number, parts.lines.cpu[parts.first]
         upper = number[parts.after - 1].copy()
-        upper[parts.followed] = number[parts.first[1:][parts.followed[:-1]]]
-        lower = np.where(begun, number[parts.first], 0)
-        after_one = np.append(False, parts.followed[:-1])
+        # Without a result a packet may go on, unseen, until the next one.
+        open_ = parts.followed & (parts.lines.kind[parts.after - 1] != _RESULT)
+        upper[open_] = number[parts.first[1:][open_[:-1]]]
+        # Of a packet that begins in the middle, from the last line of the hook's packet before.
         before = np.append(0, number[parts.after[:-1] - 1])
-        lower = np.where(~begun & after_one, before, lower)
+        for packet in np.flatnonzero(~np.append(False, parts.followed[:-1])):
+            before[packet] = self._ends.get(parts.hook(packet), 0)
+        lower = np.where(begun, number[parts.first], before)
         found = np.zeros(len(cpu), dtype=np.int64)
         for which, losses in self._lost.items():
             at = np.array([line for line, _ in losses])
@@ -202,6 +209,11 @@ class _Parts:
     first: NDArray[np.int64]
     after: NDArray[np.int64]
     followed: NDArray[np.bool_]
+
+    def hook(self, packet: np.int64) -> tuple[int, int]:
+        """(processor, tag) of a packet."""
+        line = self.first[packet]
+        return int(self.lines.cpu[line]), int(self.tag[line])
 
 
 def _effective_tags(lines: Table) -> NDArray[np.int32]:

@@ -152,7 +152,9 @@ class Summary:
                 "trace; they are kept as they are, with the kind unparsed."
             )
         if self.kinds["other"]:
-            said.append(f"{self.kinds['other']} lines are of other programs than Calico's.")
+            said.append(
+                f"{self.kinds['other']} lines have no tag of Calico's: they are of other programs."
+            )
         if reading.cut_lines:
             said.append(f"{reading.cut_lines} lines were longer than a MiB and were cut.")
         if self.pairs_forgotten:

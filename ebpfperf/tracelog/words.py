@@ -75,24 +75,21 @@ class Rows:
         words = [self.word(offset + at, width=min(8, width - at)) for at in range(0, width, 8)]
         if not words:
             return np.zeros(len(self), dtype=np.int32), [b""]
-        if len(words) == 1:
-            encoded = pa.array(words[0]).dictionary_encode()
-            parts = encoded.dictionary.to_numpy().astype("<u8").tobytes()
-            found = [parts[at : at + width] for at in range(0, len(parts), 8)]
-            return encoded.indices.to_numpy(), found
-        key = words[0] * np.uint64(_MIX[0])
-        for number, word in enumerate(words[1:], start=1):
-            key += word * np.uint64(_MIX[number % len(_MIX)] ^ (number // len(_MIX)))
-            key ^= key >> np.uint64(29)
-        encoded = pa.array(key).dictionary_encode()
-        codes = encoded.indices.to_numpy()
-        first = np.empty(len(encoded.dictionary), dtype=np.int64)
-        first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-        values = [word[first] for word in words]
+        # A packet's lines follow each other, so that most values are those of the line before.
+        changed = np.zeros(len(self), dtype=bool)
+        changed[:1] = True
+        for word in words:
+            changed[1:] |= word[1:] != word[:-1]
+        begins = np.flatnonzero(changed)
+        some = words if 2 * len(begins) > len(self) else [word[begins] for word in words]
+        codes, first = _numbered(some)
+        values = [word[first] for word in some]
         # Different bytes with the same key would be taken for each other.
-        pairs = zip(words, values, strict=True)
-        if any((word != value[codes]).any() for word, value in pairs):
+        pairs = zip(some, values, strict=True)
+        if len(words) > 1 and any((word != value[codes]).any() for word, value in pairs):
             return self._distinct_slowly(offset, width)
+        if some is not words:
+            codes = np.repeat(codes, np.diff(begins, append=len(self)))
         parts = np.stack(values, axis=1).astype("<u8").tobytes()
         size = 8 * len(words)
         return codes, [parts[at : at + width] for at in range(0, len(parts), size)]
@@ -102,6 +99,21 @@ class Rows:
         seen: dict[bytes, int] = {}
         codes = [seen.setdefault(piece.tobytes(), len(seen)) for piece in pieces[:, 0]]
         return np.array(codes, dtype=np.int32), list(seen)
+
+
+def _numbered(words: list[Words]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """(number of each row's words, in order of appearance; where each appears first)."""
+    key = words[0]
+    if len(words) > 1:
+        key = key * np.uint64(_MIX[0])
+        for number, word in enumerate(words[1:], start=1):
+            key += word * np.uint64(_MIX[number % len(_MIX)] ^ (number // len(_MIX)))
+            key ^= key >> np.uint64(29)
+    encoded = pa.array(key).dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    first = np.empty(len(encoded.dictionary), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return codes, first
 
 
 def numbers(

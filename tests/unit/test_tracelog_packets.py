@@ -154,6 +154,21 @@ def test_losses_are_of_one_processor() -> None:
     assert list(found["whole"]) == [True, False]
 
 
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_a_loss_of_long_ago_is_not_near(size: int) -> None:
+    """A packet of which only the end is there is beside the loss that took its beginning."""
+    log = Log()
+    log.raw("CPU:0 [LOST 100 EVENTS]")
+    for _ in range(2):
+        log.say("eth0", "I", [*new(), end(0)])
+    log.raw("CPU:0 [LOST 11 EVENTS]")
+    log.say("eth0", "I", ["CT: Miss.", end(0)])
+    log.say("eth0", "I", ["CT: Miss.", end(0)])
+    found = log.packets(size=size)
+    assert list(found["lost_events"]) == [0, 0, 11, 0]
+    assert list(found["whole"]) == [True, True, False, False]
+
+
 def test_a_result_without_a_tag_ends_the_packet_before_it() -> None:
     log = Log()
     log.say("eth0", "I", new()[:2])
