@@ -7,7 +7,7 @@ felix/dataplane/linux/bpf_route_mgr.go (routes). Objects are those of the Kubern
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ Object = Mapping[str, Any]
 Place = tuple[str, int, int]  # address, port, protocol
 PROTOCOLS = {"TCP": 6, "UDP": 17}
 SERVICE_LABEL = "kubernetes.io/service-name"
-FAIL, WARN = "FAIL", "WARN"
+FAIL, WARN, UNKNOWN = "FAIL", "WARN", "UNKNOWN"
 # So many backends are named in one sentence.
 _NAMED = 3
 
@@ -36,9 +36,9 @@ class Problem:
     check
         ``service-missing``, ``service-empty``, ``backend-missing``, ``backend-stale``,
         ``backend-unknown``, ``route-missing``, ``route-wrong``, ``connection-stale``,
-        ``syn-sent`` or ``conntrack-full``.
+        ``syn-sent``, ``conntrack-full``, or ``not-read``: there was nothing to compare.
     severity
-        ``FAIL`` or ``WARN``.
+        ``FAIL``, ``WARN`` or ``UNKNOWN``.
     """
 
     check: str
@@ -94,8 +94,17 @@ def api(
     )
 
 
-def services(api: Api, frontends: pd.DataFrame, backends: pd.DataFrame) -> tuple[Problem, ...]:
-    """Services that the maps lack, that lead nowhere, or to where nobody is."""
+def services(
+    api: Api,
+    frontends: pd.DataFrame,
+    backends: pd.DataFrame,
+    *,
+    families: Collection[int] = (4, 6),
+) -> tuple[Problem, ...]:
+    """Services that the maps lack, that lead nowhere, or to where nobody is.
+
+    ``families``: those whose maps were read.
+    """
     rows: Iterable[Any] = frontends.itertuples()
     known = {
         (str(row.addr), int(row.port), int(row.proto)): row
@@ -109,19 +118,25 @@ def services(api: Api, frontends: pd.DataFrame, backends: pd.DataFrame) -> tuple
     return tuple(
         problem
         for service in api.services
+        if _family(service.place[0]) in families
         for problem in _service(service, known.get(service.place), behind)
     )
 
 
-def routes(api: Api, node: str, table: pd.DataFrame) -> tuple[Problem, ...]:
-    """Pods and nodes that the routes map does not lead to, seen from one node."""
+def routes(
+    api: Api, node: str, table: pd.DataFrame, *, families: Collection[int] = (4, 6)
+) -> tuple[Problem, ...]:
+    """Pods and nodes that the routes map does not lead to, seen from one node.
+
+    ``families``: those whose maps were read.
+    """
     found: list[Problem] = []
     by_length = _by_length(table)
     for name, addresses in api.node_addresses.items():
         for address in addresses:
-            row = _lookup(by_length, address)
-            if not _family_known(by_length, address):
+            if _family(address) not in families:
                 continue
+            row = _lookup(by_length, address)
             if row is None or not int(row.flags) & HOST:
                 what = f"{address} of node {name} has no host route in the map."
                 found.append(Problem("route-missing", FAIL, name, what))
@@ -130,7 +145,7 @@ def routes(api: Api, node: str, table: pd.DataFrame) -> tuple[Problem, ...]:
                 what = f"{address} of node {name} is a host of {side} node in the map."
                 found.append(Problem("route-wrong", FAIL, name, what))
     for pod, where, address in api.pods:
-        if _family_known(by_length, address):
+        if _family(address) in families:
             found += _pod_route(api, node, pod, where, address, _lookup(by_length, address))
     return tuple(found)
 
@@ -271,9 +286,8 @@ def _by_length(table: pd.DataFrame) -> dict[int, dict[int, dict[int, Any]]]:
     return found
 
 
-def _family_known(tables: Mapping[int, Any], address: str) -> bool:
-    """Whether the map of that family was read at all."""
-    return (6 if ":" in address else 4) in tables
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 def _lookup(tables: Mapping[int, Mapping[int, Mapping[int, Any]]], address: str) -> Any:

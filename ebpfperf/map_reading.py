@@ -183,10 +183,11 @@ def parse(
                 decoded,
             )
         )
-    there = {each.decoded.purpose for each in found}
-    if not missing:
+    tried = {version.purpose for told in head["maps"]
+             if (version := version_named(told["name"]))}  # fmt: skip
+    if not head["reason"]:
         missing += [f"No map of {purpose} is pinned." for purpose in purposes
-                    if purpose not in there]  # fmt: skip
+                    if purpose not in tried]  # fmt: skip
     return NodeMaps(node, int(head["now_ns"]), interfaces, tuple(found), tuple(missing))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +159,7 @@ def check(
 ) -> None:
     """Compare the maps with the API: services, backends and routes that are missing or stale.
 
-    The exit status is 1 where something failed.
+    The exit status is 1 where something is wrong, or could not be compared.
     """
     from dataclasses import asdict
 
@@ -177,7 +178,14 @@ def check(
     finally:
         kube.close()
     rows = [
-        {"node": maps.node, **asdict(problem)} for maps in found for problem in _problems(api, maps)
+        {"node": maps.node, **asdict(problem)}
+        for maps in found
+        for problem in (*_problems(api, maps), *_unread(maps.missing))
+    ]
+    rows += [
+        {"node": str(error.fields.get("node", "")), **asdict(problem)}
+        for error in failed
+        for problem in _unread([str(error)])
     ]
     if json:
         printing.as_json(rows)
@@ -188,13 +196,15 @@ def check(
             [[row[name] for name in columns] for row in rows],
             empty="The maps hold what the API asks for.",
         )
-    for maps in found:
-        for sentence in maps.missing:
-            printing.remark(f"{maps.node}: UNKNOWN: {sentence}")
-    for error in failed:
-        printing.error(error)
-    if failed or any(row["severity"] == map_checks.FAIL for row in rows):
+    if any(row["severity"] in (map_checks.FAIL, map_checks.UNKNOWN) for row in rows):
         raise typer.Exit(1)
+
+
+def _unread(sentences: Sequence[str]) -> list[Any]:
+    """What could not be compared."""
+    from ebpfperf.map_checks import UNKNOWN, Problem
+
+    return [Problem("not-read", UNKNOWN, "", sentence) for sentence in sentences]
 
 
 def _problems(api: Any, maps: NodeMaps) -> list[Any]:
@@ -207,12 +217,19 @@ def _problems(api: Any, maps: NodeMaps) -> list[Any]:
     backends = joined.get("nat-backend")
     result: list[Any] = []
     if "nat-frontend" in joined and backends is not None:
-        result += map_checks.services(api, joined["nat-frontend"], backends)
+        read = _families(maps, "nat-frontend")
+        result += map_checks.services(api, joined["nat-frontend"], backends, families=read)
     if "routes" in joined:
-        result += map_checks.routes(api, maps.node, joined["routes"])
+        read = _families(maps, "routes")
+        result += map_checks.routes(api, maps.node, joined["routes"], families=read)
     for each in maps.of("conntrack"):
         result += map_checks.connections(each.decoded.frame, backends, max_entries=each.max_entries)
     return result
+
+
+def _families(maps: NodeMaps, purpose: str) -> set[int]:
+    versions = (each.decoded.version for each in maps.of(purpose))
+    return {version.family for version in versions if version is not None}
 
 
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -157,6 +157,14 @@ def test_connections_as_printed_with_raw(release: str) -> None:
     }  # fmt: skip
 
 
+def test_the_number_of_flags_counts_where_words_are_wrong() -> None:
+    text = RAW["v3.26"].replace("0x3 nat-out fwd-dsr", "0x1100 B-A np-remote no-dsr")
+    (found,) = reading.decode("conntrack", text.encode())
+    (one,) = objects.of(found)
+    assert one["flag_names"] == ["B-A", "np-remote"]
+    assert one["initiator"]["src"] == "10.65.1.7"
+
+
 def test_nat_forward_entries_of_the_raw_text() -> None:
     key = "ConntrackKey{proto=17 203.0.113.9:50000 <-> 172.16.0.11:53}"
     rev = "ConntrackKey{proto=17 10.65.2.3:5353 <-> 203.0.113.9:50000}"

@@ -126,7 +126,21 @@ def test_routes_to_pods_and_nodes(changes: Any, expected: list[tuple[str, str]])
 
 def test_addresses_of_a_family_without_a_map_are_not_looked_for() -> None:
     api = Api((), {"node-1": ("172.16.0.11", "fd00::11"), "node-2": ("172.16.0.12",)}, PODS)
-    assert map_checks.routes(api, "node-1", table()) == ()
+    assert map_checks.routes(api, "node-1", table(), families=(4,)) == ()
+    (problem,) = map_checks.routes(api, "node-1", table())
+    assert problem.what.startswith("fd00::11")
+
+
+def test_services_of_a_family_without_a_map_are_not_looked_for() -> None:
+    api = Api((Service("default/six", ("fd00::a", 80, 6), frozenset()),))
+    empty = pd.DataFrame(columns=["proto", "addr", "port", "src_cidr", "id", "count", "local"])
+    assert map_checks.services(api, empty, GOOD, families=(4,)) == ()
+    assert said(map_checks.services(api, empty, GOOD)) == [("service-missing", "FAIL")]
+
+
+def test_an_empty_routes_map_leads_nowhere() -> None:
+    found = map_checks.routes(Api((), NODES, PODS), "node-1", table()[:0])
+    assert said(found) == [("route-missing", "FAIL")] * 4
 
 
 # ------------------------------------------------------------------------------------ connections
