@@ -109,12 +109,13 @@ def show(
 
     from ebpfperf.mapdump import objects, summaries
 
+    ids: dict[int, set[int]] = {}
     for decoded, max_entries in found:
         said = f"{node}: " if node else ""
         for remark in decoded.remarks:
             printing.remark(f"{said}{'PARTIAL: ' if decoded.partial else ''}{remark}")
         name = decoded.version.name if decoded.version else decoded.purpose
-        chosen = replace(decoded, frame=wanted.of(decoded.frame))
+        chosen = replace(decoded, frame=_chosen(decoded, wanted, ids))
         if json:
             out = sys.stdout
             for entry in objects.of(chosen):
@@ -125,6 +126,21 @@ def show(
         printing.table(["what", "value"], summary.to_numpy().tolist(), title=name)
         if limit:
             _table(chosen, limit)
+
+
+def _chosen(decoded: Decoded, wanted: Wanted, ids: dict[int, set[int]]) -> pd.DataFrame:
+    """The entries wanted; of services that are shown, their backends as well.
+
+    ``ids``: by family, those of the services shown so far.
+    """
+    frame = wanted.of(decoded.frame)
+    family = decoded.version.family if decoded.version else 0
+    if decoded.purpose == "nat-frontend":
+        ids.setdefault(family, set()).update(frame["id"].tolist())
+    if decoded.purpose == "nat-backend" and family in ids:
+        every = decoded.frame
+        return every[every.index.isin(frame.index) | every["id"].isin(ids[family])]
+    return frame
 
 
 def _table(decoded: Decoded, limit: int) -> None:

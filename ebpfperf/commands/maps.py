@@ -315,9 +315,13 @@ def _content(file: str) -> bytes:
 
 
 def _write(directory: Path, maps: NodeMaps) -> None:
+    """Raw dumps as files, and how each is read."""
+    from ebpfperf.mapdump.reading import KINDS
+
     directory.mkdir(parents=True, exist_ok=True)
     for each in maps.maps:
         path = directory / f"{maps.node}__{each.name}.raw"
         path.write_bytes(each.content())
         cpus = f" --cpus {each.cpus}" if each.cpus else ""
-        printing.remark(f"{path}: ebpfperf maps decode KIND --map {each.name}{cpus} reads it.")
+        kind = next(kind for kind, of in KINDS.items() if of == (each.decoded.purpose,))
+        printing.remark(f"ebpfperf maps decode {kind} --map {each.name}{cpus} {path}")

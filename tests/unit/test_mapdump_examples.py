@@ -146,6 +146,17 @@ def test_filters(options: tuple[str, ...], count: int) -> None:
     assert len(found) == count
 
 
+def test_a_service_is_shown_with_its_backends() -> None:
+    text = (
+        b"10.96.0.1 port 443 proto 6 id 0 count 1 local 0\n\t0:0\t 10.0.0.21:6443\n"
+        b"10.96.0.2 port 443 proto 6 id 1 count 1 local 0\n\t1:0\t 10.0.0.22:6443\n"
+    )
+    _, found, _ = run("nat", "-", "--json", "--address", "10.96.0.2", text=text)
+    assert [one["addr"] for one in found] == ["10.96.0.2", "10.0.0.22"]
+    _, found, _ = run("nat", "-", "--json", "--address", "10.0.0.21", text=text)
+    assert [one["addr"] for one in found] == ["10.0.0.21"]
+
+
 def test_the_table_sums_up_states_services_and_ages() -> None:
     some = [EXAMPLES[name] for name in ("v3.16", "v3.16 node port, reverse",
                                         "v3.16 node port, forward")]  # fmt: skip
