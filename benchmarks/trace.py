@@ -9,8 +9,9 @@ durations up to so many lines. Ways:
 - ``regex loop``: one expression with named groups, matched line by line, its numbers made numbers,
   a tuple for each line (``loop`` here);
 - ``regex loop, frame``: that, and a pandas frame of the tuples, as the next way makes one;
-- ``frame``: ``tracelog``, the same columns and more as a pandas frame, a stretch after the other;
-- ``packets``: that, and packets with their flows made of the lines;
+- ``columns``: ``tracelog``, every part of every line as numpy and Arrow columns, by stretches;
+- ``frame``: that, and a pandas frame made of each stretch;
+- ``packets``: ``columns``, and packets with their flows made of the lines;
 - ``json``: one JSON object a line, to nowhere.
 """
 
@@ -69,6 +70,11 @@ def loop_frame(data: bytes) -> pd.DataFrame:
     return pd.DataFrame(loop(data), columns=LOOP_COLUMNS)
 
 
+def columns(data: bytes) -> None:
+    for _ in Reading().tables(io.BytesIO(data)):
+        pass
+
+
 def frames(data: bytes) -> None:
     reading = Reading()
     for table in reading.tables(io.BytesIO(data)):
@@ -90,6 +96,7 @@ def json(data: bytes) -> None:
 WAYS: Mapping[str, Callable[[bytes], object]] = {
     BASE: loop,
     "regex loop, frame": loop_frame,
+    "columns": columns,
     "frame": frames,
     "packets": packets,
     "json": json,

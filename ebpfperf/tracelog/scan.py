@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ebpfperf.tracelog.columns import NONE, Pools, Table
-from ebpfperf.tracelog.stretch import KIND, WIDTH, Found, Layout, Stretch
+from ebpfperf.tracelog.stretch import KIND, SPARE, WIDTH, Found, Layout, Stretch
 from ebpfperf.tracelog.words import Rows
 
 _LEAST = 24
@@ -75,7 +75,7 @@ class Scanner:
 
     def _fill(self, one: Stretch) -> None:
         # The last lines have no whole row.
-        whole = int(np.searchsorted(one.starts, len(one.data) - WIDTH, side="right"))
+        whole = int(np.searchsorted(one.starts, len(one.data) - SPARE, side="right"))
         todo = np.arange(whole)
         rows = Rows.of(one.buffer, one.starts[:whole], width=WIDTH)
         hits: dict[Layout, int] = {}

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     Index = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
-# Of a row; the text begins within its first _LATEST bytes, and what is read of it needs the rest.
-WIDTH, _LATEST = 168, 80
+# Of a row of a line, and of one of a result's text. The text begins within the first _LATEST bytes
+# and a tag, so that a line that begins SPARE bytes before the end has both rows.
+WIDTH, _LATEST, _RESULT_WIDTH = 112, 80, 64
+SPARE = WIDTH + _RESULT_WIDTH
 KIND = {name: number for number, name in enumerate(ALL_KINDS)}
 _RESULT, _OTHER = KIND["result"], KIND["other"]
 _PID = re.compile(r"(\d{1,10}) +(?:\( *(?:\d+|-+)\) +)?", re.ASCII)
@@ -206,21 +208,22 @@ class Stretch:
         kind[(self.found.tag[place] == untagged) & ~results] = _OTHER
         self.found.kind[place] = kind
         if results.any():
-            part = rows if results.all() else rows.take(results)
-            for number in at[results][~self._results(part, at[results], offset)]:
+            for number in at[results][~self._results(at[results])]:
                 self.by_rules(int(number))
 
-    def _results(self, rows: Rows, at: Index, offset: int) -> Mask:
+    def _results(self, at: Index) -> Mask:
         """Which of these results were read; the others are left to the rules."""
-        codes, values = rows.distinct(offset + _BEFORE_CODE, 32)
+        begins, ends = self.found.begin[at], self.ends[at]
+        rows = Rows.of(self.buffer, begins, width=_RESULT_WIDTH)
+        codes, values = rows.distinct(_BEFORE_CODE, 32)
         wide = np.array([bool(tag.wide) for tag in self.pools.tag.values])[self.found.tag[at]]
         heads = [
             value.split(b"\n")[0].removesuffix(b"\r").decode("utf-8", "replace") for value in values
         ]
         read = [RESULT.match(f"Final result={head}") for head in heads]
         ends_read = np.array([m.end() - len(m["rest"]) if m else 0 for m in read])
-        end = ends_read[codes]
-        good = rows.is_text(offset, b"Final result=") & (end > 0)
+        after = ends_read[codes]
+        good = rows.is_text(0, b"Final result=") & (after > 0)
         pool = np.full((2, len(values)), NONE, dtype=np.int32)
         for number, match in enumerate(read):
             if match is not None and (match["verdict"] == "DENY" or _decimal(match)):
@@ -234,19 +237,17 @@ class Stretch:
         ]
         duration = np.full(len(rows), NONE, dtype=np.int64)
         for where in np.unique(ends_read[ends_read > 0]):
-            those = timed & good & (end == where)
+            those = timed & good & (after == where)
             if not those.any():
                 continue
             part = rows if those.all() else rows.take(those)
-            begin = offset + int(where)
-            ends = self.ends[at[those]]
-            fine = part.is_text(begin, _BEFORE_TIME.encode())
-            begin += len(_BEFORE_TIME)
-            count = ends - self.starts[at[those]] - begin - len("ns")
-            fine &= (count >= 1) & (count <= 8) & (begin + 8 <= rows.width)
-            fine &= (self.buffer[ends - 2] == ord("n")) & (self.buffer[ends - 1] == ord("s"))
-            word = part.word(min(begin, rows.width - 8))
-            value, digits = numbers(word, np.clip(count, 1, 8).astype(np.uint64))
+            digits_at = int(where) + len(_BEFORE_TIME)
+            last = ends[those]
+            count = last - begins[those] - digits_at - len("ns")
+            fine = part.is_text(int(where), _BEFORE_TIME.encode())
+            fine &= (count >= 1) & (count <= 8)
+            fine &= (self.buffer[last - 2] == ord("n")) & (self.buffer[last - 1] == ord("s"))
+            value, digits = numbers(part.word(digits_at), np.clip(count, 1, 8).astype(np.uint64))
             duration[those] = value
             good[those] &= fine & digits
         self.found.outcome[at[good]] = outcome_code[good]
