@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 TIERS = ("unit", "recorded", "lab", "kernel", "browser")
 HERE = Path(__file__).parent
+# Set by scripts/test: the file that appears when the tests that run beside these have ended.
+BESIDE = os.environ.get("EBPFPERF_BESIDE")
+BESIDE_S = 900
 EXCUSED = "cannot:"
 
 
@@ -111,6 +115,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TIERS.index(tier_of(item.path)))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that measure have the machine to themselves: they wait for the run beside them."""
+    if BESIDE is None or tier_of(item.path) not in ("lab", "browser"):
+        return
+    deadline = time.monotonic() + BESIDE_S
+    while not Path(BESIDE).exists():
+        if time.monotonic() > deadline:
+            pytest.fail(f"the tests beside these have not ended within {BESIDE_S} s")
+        time.sleep(0.5)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -124,6 +139,9 @@ def pytest_terminal_summary(
                 skipped[tier, report.longrepr[2].removeprefix("Skipped: ")] += 1
     terminalreporter.section("tiers")
     for tier in TIERS:
+        if BESIDE is not None and not outcomes[tier]:
+            # Another run has it.
+            continue
         counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes[tier].items()))
         terminalreporter.write_line(f"{tier:9} {counts or 'no tests ran'}")
     for (tier, reason), count in sorted(skipped.items()):
