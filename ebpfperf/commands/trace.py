@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -91,8 +92,7 @@ def capture(
 ) -> None:
     """Read the debug log off nodes for some seconds, keep it raw, and say what is in it.
 
-    It is taken from the kernel's trace pipe, which other readers then miss. bpfLogLevel stays as
-    it is.
+    It is taken from the kernel's trace pipe, so that other readers miss it. bpfLogLevel stays.
     """
     from datetime import UTC, datetime
 
@@ -102,6 +102,7 @@ def capture(
 
     for_s = _seconds(for_)
     base = out or Path(f"trace-{datetime.now(UTC):%Y%m%d-%H%M%S}.log")
+    _may_write(base)
     cluster = seen(kubeconfig, context, names=node)
     for sentence in level_sentences(cluster.levels):
         printing.remark(sentence)
@@ -121,7 +122,7 @@ def capture(
             continue
         name = f"{base.stem}-{file_part(one.nodes)}{base.suffix}" if several else base.name
         path = base.with_name(name)
-        _write(path, raw)
+        path = _write(path, raw)
         said["file"] = str(path)
         if json:
             continue
@@ -162,14 +163,27 @@ def _seconds(text: str) -> float:
     return found
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError as error:
+def _may_write(path: Path) -> None:
+    """InputError, before anything is read, where the log could not be kept."""
+    if path.exists():
+        raise InputError(f"{path} exists already.", "Name another file with --out.", path=str(path))
+    if not path.absolute().parent.is_dir():
         raise InputError(
-            f"{path} exists already.", "Name another file with --out.", path=str(path)
-        ) from error
+            f"There is no directory {path.absolute().parent}.", "Make it first.", path=str(path)
+        )
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Where it was written: there, or under the next number where something stands there."""
+    for number in count(1):
+        place = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            with place.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("numbers do not end")
 
 
 def _reading(release: str | None) -> Reading:

@@ -69,6 +69,24 @@ def test_what_is_refused_is_said_in_a_sentence(argv: list[str], words: str) -> N
     assert raised.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--for", "soon"], "--for soon is no time"),
+        (["--for", "0s"], "--for 0s is no time"),
+        (["--for", "11m"], "--for 11m is no time"),
+        (["--out", str(LOG)], "exists already"),
+        (["--out", "/nowhere/log"], "no directory"),
+    ],
+)
+def test_a_capture_that_could_not_be_kept_is_refused_before_it_begins(
+    argv: list[str], words: str
+) -> None:
+    done = CliRunner().invoke(app, ["trace", "capture", *argv])
+    assert isinstance(done.exception, InputError)
+    assert words in str(done.exception)
+
+
 def test_who_reads_only_the_beginning_is_no_error() -> None:
     command = f"{sys.executable} -m ebpfperf.cli trace parse - --json | head -n 1"
     done = subprocess.run(
