@@ -69,6 +69,15 @@ def networks(family: int, addresses: Array, lengths: Array) -> list[str]:
     return [f"{text}/{bits}" for text, bits in zip(spelled_out, lengths.tolist(), strict=True)]
 
 
+def respelled(text: str) -> str:
+    """An address or network as this module spells it; ValueError for text that is none."""
+    address, slash, bits = text.partition("/")
+    found = ipaddress.ip_address(address)
+    if slash and not (bits.isdecimal() and int(bits) <= found.max_prefixlen):
+        raise ValueError(f"{text!r} has a prefix of impossible length")
+    return f"{found}{slash}{bits}"
+
+
 def equal(one: Array, other: Array) -> npt.NDArray[np.bool_]:
     """Where two arrays of addresses have the same one."""
     same = one == other

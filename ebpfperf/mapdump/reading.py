@@ -97,6 +97,11 @@ def decode_entries(
 ) -> Decoded:
     """What entries say. InputError where their sizes are of no known map of that kind."""
     chosen = _choose(kind, entries, release, version)
+    if entries.per_cpu and chosen.purpose != "counters":
+        raise InputError(
+            f"The dump has values of several processors, and {chosen.name} has not.",
+            "Look whether it is a dump of another map.",
+        )
     if not len(entries):
         size = chosen.key_bytes, chosen.value_bytes
         entries = replace(Entries.of(b"", b"", key_bytes=size[0], value_bytes=size[1]))
@@ -234,7 +239,9 @@ def _raw(
             "These are bytes, and nothing says of which map.", "Give --map or --release."
         )
     of = _candidates(kind, release, version)[0]
-    if of.purpose == "counters" and not cpus:
+    if of.purpose != "counters":
+        cpus = 0
+    elif not cpus:
         raise InputError(
             f"{of.name} has a value for every processor.",
             "Say with --cpus how many there are (/sys/devices/system/cpu/possible).",

@@ -9,6 +9,7 @@ import ipaddress
 import re
 from typing import Any
 
+from ebpfperf.mapdump.addresses import respelled
 from ebpfperf.mapdump.conntrack import LEG_BITS, TYPES
 from ebpfperf.mapdump.conntrack_layout import WORDS
 from ebpfperf.mapdump.entries import spell
@@ -57,12 +58,16 @@ def rows(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
     for line in text.splitlines():
         if not line.strip():
             continue
-        if at := _RAW.fullmatch(line.strip()):
-            found.append(_raw(at))
-        elif at := _PRETTY.fullmatch(line.strip()):
-            found.append(_pretty(at))
-            pretty += 1
-        else:
+        try:
+            if at := _RAW.fullmatch(line.strip()):
+                found.append(_raw(at))
+            elif at := _PRETTY.fullmatch(line.strip()):
+                found.append(_pretty(at))
+                pretty += 1
+            else:
+                unread += 1
+        except ValueError:
+            # An address, or a number, that is none: the line was cut or mixed with another.
             unread += 1
     remarks = []
     if pretty:
@@ -98,8 +103,8 @@ def _raw(at: re.Match[str]) -> Row:
     row["flag_names"] = spell(row["flags"], WORDS)
     if at["rev"] and (rev := _REV.fullmatch(at["rev"])):
         row |= {
-            "rev_proto": int(rev[1]), "rev_addr_a": rev[2], "rev_port_a": int(rev[3]),
-            "rev_addr_b": rev[4], "rev_port_b": int(rev[5]),
+            "rev_proto": int(rev[1]), "rev_addr_a": respelled(rev[2]), "rev_port_a": int(rev[3]),
+            "rev_addr_b": respelled(rev[4]), "rev_port_b": int(rev[5]),
         }  # fmt: skip
         row["nat_sport"] = int(at["sport"]) if at["sport"] else None
     if at["data"]:
@@ -116,9 +121,8 @@ def _body(row: Row, data: str) -> None:
                 told = value == "true" if value in ("true", "false") else int(value)
                 row[f"{prefix}_{_LEG_NAMES[name]}"] = told
     others = dict(_PAIR.findall(_LEG.sub("", data)))
-    row["orig_ip"] = others.get("OrigDst")
-    row["orig_sip"] = others.get("OrigSrc")
-    row["tun_ip"] = others.get("TunIP")
+    for name, field in (("orig_ip", "OrigDst"), ("orig_sip", "OrigSrc"), ("tun_ip", "TunIP")):
+        row[name] = respelled(others[field]) if field in others else None
     for name, field in (("orig_port", "OrigPort"), ("orig_sport", "OrigSPort")):
         row[name] = int(others[field]) if field in others else None
     # The flag tells since v3.24, which prints bytes of the legs; before, the opener's bit.
@@ -139,8 +143,8 @@ def _pretty(at: re.Match[str]) -> Row:
     row = _blank(number, a, b)
     row["type"] = "nat-reverse" if third else "normal"
     if third:
-        row["orig_ip"], row["orig_port"] = ends[1]
-        row["tun_ip"] = at["tunnel"]
+        row["orig_ip"], row["orig_port"] = respelled(ends[1][0]), ends[1][1]
+        row["tun_ip"] = respelled(at["tunnel"]) if at["tunnel"] else None
     row["orig_sport"] = int(at["sport"]) if at["sport"] else None
     _initiated(row, by_b=client != a)
     _rest(row, at["rest"])
@@ -156,7 +160,10 @@ def _rank(end: tuple[str, int]) -> tuple[tuple[int, ...], int]:
 
 def _blank(proto: int | None, a: tuple[str, int], b: tuple[str, int]) -> Row:
     row: Row = dict.fromkeys(COLUMNS)
-    row |= {"proto": proto, "addr_a": a[0], "port_a": a[1], "addr_b": b[0], "port_b": b[1]}
+    row |= {
+        "proto": proto, "addr_a": respelled(a[0]), "port_a": a[1],
+        "addr_b": respelled(b[0]), "port_b": b[1],
+    }  # fmt: skip
     return row
 
 

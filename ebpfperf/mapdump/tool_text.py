@@ -17,15 +17,20 @@ import pandas as pd
 from ebpfperf.calico.counters import CAPTIONS, HOOKS
 from ebpfperf.errors import InputError
 from ebpfperf.mapdump import nat, routes, tool_conntrack
+from ebpfperf.mapdump.addresses import respelled
 from ebpfperf.mapdump.entries import Decoded, Words, spell
 
 Row = dict[str, Any]
+# Rows by purpose, how many lines were none, and what is to be said.
+Read = tuple[dict[str, list[Row]], int, list[str]]
 _FAILED = re.compile(r"^(?:time=.*level=(?:error|fatal)|ERRO\[|FATA\[|.*Failed to )", re.M | re.I)
 _FRONTEND = re.compile(
     r"(?P<addr>\S+) port (?P<port>\d+) proto (?P<proto>\d+) id (?P<id>\d+) "
     r"count (?P<count>-?\d+) local (?P<local>\d+)(?P<rest>.*)"
 )
-_BACKEND = re.compile(r"\s+(?P<id>\d+):(?P<ordinal>\d+)\s+(?:(?P<missing>is missing)|(?P<to>\S+))")
+_BACKEND = re.compile(
+    r"\s+(?P<id>\d+):(?P<ordinal>\d+)\s+(?:(?P<missing>is missing)|(?P<to>\S+):(?P<port>\d+))"
+)
 _ROUTE = re.compile(r"\s*(?P<dest>[0-9a-f.:]+/\d+): (?P<words>.+)")
 _UNKNOWN_ROUTE = re.compile(r"unknown type \((\d+)\)")
 _SET = re.compile(r"IP set (?P<id>0x[0-9a-f]+)")
@@ -53,7 +58,7 @@ def decode(kind: str, text: str) -> tuple[Decoded, ...]:
     InputError
         No line is one that the tool prints of that kind.
     """
-    readers: Mapping[str, Callable[[str], tuple[dict[str, list[Row]], int, list[str]]]] = {
+    readers: Mapping[str, Callable[[str], Read]] = {
         "conntrack": tool_conntrack.rows,
         "nat": _nat,
         "nat-frontend": _nat,
@@ -101,117 +106,137 @@ def flags_of(names: list[str], words: Words) -> int:
     return sum(bits.get(name, 0) for name in dict.fromkeys(names))
 
 
-def _nat(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
-    frontends: list[Row] = []
-    backends: dict[tuple[int, int], Row] = {}
-    missing: set[tuple[int, int]] = set()
+def _each(text: str, parse: Callable[[str], Row | None]) -> tuple[list[Row], int]:
+    """The rows of lines, empty ones left out, and how many lines are none.
+
+    ``parse`` gives None, or raises ValueError, where a line is none.
+    """
+    rows: list[Row] = []
     unread = 0
     for line in _lines(text):
-        if at := _FRONTEND.fullmatch(line):
-            names = re.findall(r"[a-z]+-[a-z]+|maglev", at["rest"].partition(" src ")[0])
-            source = re.search(r"src (\S+)", at["rest"])
-            count = int(at["count"]) & 0xFFFFFFFF
-            frontends.append(
-                {
-                    "proto": int(at["proto"]),
-                    "addr": at["addr"],
-                    "port": int(at["port"]),
-                    "src_cidr": source[1]
-                    if source
-                    else "::/0"
-                    if ":" in at["addr"]
-                    else "0.0.0.0/0",
-                    "id": int(at["id"]),
-                    "count": count,
-                    "local": int(at["local"]),
-                    "affinity_timeout_s": None,
-                    "flags": flags_of(names, nat.WORDS),
-                    "flag_names": " ".join(names),
-                    "blackhole": count == nat.BLACKHOLE,
-                }
-            )
-        elif at := _BACKEND.fullmatch(line):
-            place = int(at["id"]), int(at["ordinal"])
-            if at["missing"]:
-                missing.add(place)
-                continue
-            address, _, port = at["to"].rpartition(":")
-            backends[place] = {
-                "id": place[0],
-                "ordinal": place[1],
-                "addr": address.strip("[]"),
-                "port": int(port),
-            }
-        elif line.strip():
+        try:
+            row = parse(line)
+        except ValueError:
+            row = None
+        if row is None:
             unread += 1
+        elif row:
+            rows.append(row)
+    return rows, unread
+
+
+def _nat(text: str) -> Read:
+    backends: dict[tuple[int, int], Row] = {}
+    missing: set[tuple[int, int]] = set()
+
+    def parse(line: str) -> Row | None:
+        if at := _FRONTEND.fullmatch(line):
+            return _frontend(at)
+        at = _BACKEND.fullmatch(line)
+        if at is None:
+            return None
+        place = int(at["id"]), int(at["ordinal"])
+        if at["missing"]:
+            missing.add(place)
+        else:
+            # A service's backends are printed again under each of its addresses.
+            address = respelled(at["to"].strip("[]"))
+            backends[place] = {"id": place[0], "ordinal": place[1], "addr": address,
+                               "port": int(at["port"])}  # fmt: skip
+        return {}
+
+    frontends, unread = _each(text, parse)
     remarks = [f"{len(missing)} backends are missing."] if missing else []
     return {"nat-frontend": frontends, "nat-backend": list(backends.values())}, unread, remarks
 
 
-def _routes(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
-    found: list[Row] = []
-    unread = 0
-    for line in _lines(text):
+def _frontend(at: re.Match[str]) -> Row:
+    flags, _, source = at["rest"].partition(" src ")
+    names = re.findall(r"[a-z]+-[a-z]+|maglev", flags)
+    count = int(at["count"]) & 0xFFFFFFFF
+    address = respelled(at["addr"])
+    everywhere = "::/0" if ":" in address else "0.0.0.0/0"
+    return {
+        "proto": int(at["proto"]),
+        "addr": address,
+        "port": int(at["port"]),
+        "src_cidr": respelled(source.strip()) if source.strip() else everywhere,
+        "id": int(at["id"]),
+        "count": count,
+        "local": int(at["local"]),
+        "affinity_timeout_s": None,
+        "flags": flags_of(names, nat.WORDS),
+        "flag_names": " ".join(names),
+        "blackhole": count == nat.BLACKHOLE,
+    }
+
+
+def _routes(text: str) -> Read:
+    def parse(line: str) -> Row | None:
         at = _ROUTE.fullmatch(line)
         if at is None:
-            unread += 1
-            continue
+            return None
         words = at["words"].split()
         after = dict(pairwise(words))
         names = [word for word in words if word in routes.WORDS.values()]
         unknown = _UNKNOWN_ROUTE.fullmatch(at["words"])
         flags = int(unknown[1]) if unknown else flags_of(names, routes.WORDS)
-        found.append(
-            {
-                "dest": at["dest"],
-                "flags": flags,
-                "flag_names": spell(flags, routes.WORDS),
-                "ifindex": int(after["idx"]) if "idx" in after else None,
-                "next_hop": after.get("nh"),
-            }
-        )
+        return {
+            "dest": respelled(at["dest"]),
+            "flags": flags,
+            "flag_names": spell(flags, routes.WORDS),
+            "ifindex": int(after["idx"]) if "idx" in after else None,
+            "next_hop": respelled(after["nh"]) if "nh" in after else None,
+        }
+
+    found, unread = _each(text, parse)
     return {"routes": found}, unread, []
 
 
-def _ip_sets(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
-    found: list[Row] = []
-    unread, current = 0, ""
-    for line in _lines(text):
+def _ip_sets(text: str) -> Read:
+    current = ""
+
+    def parse(line: str) -> Row | None:
+        nonlocal current
+        if line == "No IP sets found.":
+            return {}
         if at := _SET.fullmatch(line):
             current = at["id"]
-        elif (at := _MEMBER.fullmatch(line)) and current:
-            address = at["to"]
-            found.append(
-                {
-                    "set_id": current,
-                    "member": at["net"] or f"{address}/{128 if ':' in address else 32}",
-                    "port": int(at["port"]) if at["port"] else None,
-                    "proto": int(at["proto"]) if at["proto"] else None,
-                }
-            )
-        elif line != "No IP sets found.":
-            unread += 1
+            return {}
+        at = _MEMBER.fullmatch(line)
+        if at is None or not current:
+            return None
+        if at["net"]:
+            return {"set_id": current, "member": respelled(at["net"]), "port": None, "proto": None}
+        address = respelled(at["to"])
+        return {
+            "set_id": current,
+            "member": f"{address}/{128 if ':' in address else 32}",
+            "port": int(at["port"]),
+            "proto": int(at["proto"]),
+        }
+
+    found, unread = _each(text, parse)
     return {"ip-sets": found}, unread, []
 
 
-def _arp(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
-    matches = [_ARP.fullmatch(line) for line in _lines(text)]
-    found = [
-        {"addr": at["addr"], "ifindex": int(at["dev"]), "src_mac": at["src"], "dst_mac": at["dst"]}
-        for at in matches
-        if at is not None
-    ]
-    return {"arp": found}, len(matches) - len(found), []
+def _arp(text: str) -> Read:
+    def parse(line: str) -> Row | None:
+        at = _ARP.fullmatch(line)
+        if at is None:
+            return None
+        return {"addr": respelled(at["addr"]), "ifindex": int(at["dev"]), "src_mac": at["src"],
+                "dst_mac": at["dst"]}  # fmt: skip
+
+    found, unread = _each(text, parse)
+    return {"arp": found}, unread, []
 
 
-def _interfaces(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
-    found: list[Row] = []
-    unread = 0
-    for line in _lines(text):
+def _interfaces(text: str) -> Read:
+    def parse(line: str) -> Row | None:
         at = _INTERFACE.fullmatch(line)
         if at is None:
-            unread += 1
-            continue
+            return None
         names = [name for name in at["flags"].split(",") if name]
         words = routes.OLD_INTERFACE_WORDS if "ready" in names else routes.INTERFACE_WORDS
         flags = flags_of(names, words)
@@ -220,19 +245,19 @@ def _interfaces(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
             for name, number in re.findall(r"(\w+): (-?\d+)", at["rest"])
             if name in _PROGRAM_NAMES
         }
-        found.append(
-            {
-                "ifindex": int(at["index"]),
-                "name": at["name"],
-                "flags": flags,
-                "flag_names": spell(flags, words),
-                **programs,
-            }
-        )
+        return {
+            "ifindex": int(at["index"]),
+            "name": at["name"],
+            "flags": flags,
+            "flag_names": spell(flags, words),
+            **programs,
+        }
+
+    found, unread = _each(text, parse)
     return {"ifstate": found}, unread, []
 
 
-def _counters(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
+def _counters(text: str) -> Read:
     """Tables, one per interface; the tool reads only 32 bits of each processor's number."""
     numbers = {words: at for at, words in enumerate(CAPTIONS)}
     found: list[Row] = []
@@ -266,6 +291,8 @@ def _counters(text: str) -> tuple[dict[str, list[Row]], int, list[str]]:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if cells[0] == "CATEGORY":
                 finish(None)
+            elif len(cells) < 4:
+                unread += 1
             elif table and not cells[0] and not any(cells[2:]):
                 table[-1][1] += f" {cells[1]}"
             else:

@@ -7,6 +7,7 @@ pod at 198.19.0.0 on the other, one to a port nobody listened on, one to an addr
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from ebpfperf import map_checks
 from ebpfperf.calico.maps import version_for
+from ebpfperf.errors import InputError
 from ebpfperf.mapdump import formats, objects, reading, summaries
 
 RECORDED = Path(__file__).parent / "maps"
@@ -138,3 +140,28 @@ def test_the_quick_way_reads_what_the_slow_way_reads(
     assert (quick.keys == slow.keys).all()
     assert (quick.values == slow.values).all()
     assert quick.remarks == slow.remarks == ()
+
+
+def test_damaged_dumps_are_read_or_refused_in_a_sentence() -> None:
+    """Whatever of a recorded dump is cut off or overwritten, of whatever kind it is said to be."""
+    chance = random.Random(11)
+    texts = [file.read_bytes() for file in sorted(RECORDED.iterdir()) if file.suffix != ".md"]
+    releases = [None, *RELEASES]
+    refused: list[InputError] = []
+    read = 0
+    for _ in range(700):
+        text = bytearray(chance.choice(texts)[: chance.choice([200, 1000])])
+        for _ in range(chance.randrange(3)):
+            text[chance.randrange(len(text))] = chance.choice([chance.randrange(256), *b'0"}. '])
+        if chance.random() < 0.3:
+            del text[chance.randrange(len(text)) :]
+        kind, release = chance.choice(list(reading.KINDS)), chance.choice(releases)
+        try:
+            for found in reading.decode(kind, bytes(text), release=release, cpus=2):
+                list(objects.of(found))
+                summaries.of(found, max_entries=9)
+            read += 1
+        except InputError as error:
+            refused.append(error)
+    assert min(read, len(refused)) > 50
+    assert all(error.what.endswith(".") and error.remedy.endswith(".") for error in refused)
