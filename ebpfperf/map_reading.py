@@ -27,6 +27,7 @@ TIMEOUT_S = 60.0
 MOST_ENTRIES = 4_000_000
 MOST_BYTES = 512_000_000
 _NOT_FOUND = 127
+_DIGITS = "0123456789"
 _SCRIPTS = ("bpf_call", "maps")
 _BOOT = """\
 import json, sys, types
@@ -183,12 +184,25 @@ def parse(
                 decoded,
             )
         )
-    tried = {version.purpose for told in head["maps"]
-             if (version := version_named(told["name"]))}  # fmt: skip
+    named = [version_named(told["name"]) for told in head["maps"]]
+    unknown = _unknown(head["pinned"], purposes)
+    missing += [f"{name} is pinned, a version that is not known here." for name in unknown]
+    tried = {version.purpose for version in named if version} | set(unknown.values())
     if not head["reason"]:
-        missing += [f"No map of {purpose} is pinned." for purpose in purposes
-                    if purpose not in tried]  # fmt: skip
+        missing += [f"No map of {one} is pinned." for one in purposes if one not in tried]
     return NodeMaps(node, int(head["now_ns"]), interfaces, tuple(found), tuple(missing))
+
+
+def _unknown(pinned: Sequence[str], purposes: Sequence[str]) -> dict[str, str]:
+    """Pins that are called like a map of these purposes, but for the version → its purpose."""
+    bases = {
+        each.name.rstrip(_DIGITS): purpose for purpose in purposes for each in versions_of(purpose)
+    }
+    return {
+        name: bases[name.rstrip(_DIGITS)]
+        for name in pinned
+        if name.rstrip(_DIGITS) in bases and version_named(name) is None
+    }
 
 
 @cache

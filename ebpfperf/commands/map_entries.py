@@ -139,6 +139,8 @@ def _chosen(decoded: Decoded, wanted: Wanted, ids: dict[int, set[int]]) -> pd.Da
         ids.setdefault(family, set()).update(frame["id"].tolist())
     if decoded.purpose == "nat-backend" and family in ids:
         every = decoded.frame
+        if every.empty:
+            return every
         return every[every.index.isin(frame.index) | every["id"].isin(ids[family])]
     return frame
 

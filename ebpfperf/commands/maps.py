@@ -279,7 +279,8 @@ def _read(
     finally:
         kube.close()
     if release:
-        check_release(release)
+        # Of a newer release than any known, the maps' names tell the version.
+        check_release(release, named=True)
     unknown = [name for name in where.nodes or () if name not in known]
     if unknown:
         raise InputError(

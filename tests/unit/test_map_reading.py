@@ -102,6 +102,17 @@ def test_what_is_missing_is_said(stdout: bytes, missing: str) -> None:
     assert sentence.startswith(missing)
 
 
+def test_a_version_that_is_not_known_is_named() -> None:
+    head, _, packed = answer((CT3, *CONNECTION)).partition(b"\n")
+    told = json.loads(head) | {"pinned": ["cali_v4_ct3", "cali_v4_ct9", "cali_v4_ct_nats"]}
+    found = read(json.dumps(told).encode() + b"\n" + packed, "conntrack", "routes")
+    assert [each.name for each in found.maps] == ["cali_v4_ct3"]
+    assert found.missing == (
+        "cali_v4_ct9 is pinned, a version that is not known here.",
+        "No map of routes is pinned.",
+    )
+
+
 def test_a_map_that_was_cut_is_partial() -> None:
     (found,) = read(answer((CT3 | {"cut": True}, *CONNECTION)), "conntrack").maps
     assert found.decoded.partial

@@ -155,6 +155,9 @@ def test_a_service_is_shown_with_its_backends() -> None:
     assert [one["addr"] for one in found] == ["10.96.0.2", "10.0.0.22"]
     _, found, _ = run("nat", "-", "--json", "--address", "10.0.0.21", text=text)
     assert [one["addr"] for one in found] == ["10.0.0.21"]
+    alone = b"10.96.0.1 port 443 proto 6 id 0 count 0 local 0\n"
+    _, found, _ = run("nat", "-", "--json", "--address", "10.96.0.1", text=alone)
+    assert [one["addr"] for one in found] == ["10.96.0.1"]
 
 
 def test_the_table_sums_up_states_services_and_ages() -> None:
