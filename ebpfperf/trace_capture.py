@@ -25,8 +25,8 @@ from ebpfperf.units import UNKNOWN
 LIMIT_BYTES = 64 << 20
 LEVELS = ("Off", "Info", "Debug")
 COST = (
-    "At Debug every packet is logged at every hook it passes, about ten lines each time, which "
-    "multiplies what forwarding costs: set bpfLogLevel back to Off when done."
+    "At Debug every packet is logged at every hook it passes, several lines each time, and "
+    "forwarding is slower meanwhile: set bpfLogLevel back to Off when done."
 )
 _SLACK_S = 20.0
 _BUSY, _ABSENT = 9, 8

@@ -205,6 +205,21 @@ def test_why_a_packet_took_the_stack_or_fell() -> None:
     assert route_problem("FIB lookup succeeded") is None
 
 
+def test_a_flow_is_put_together_of_what_the_lines_say() -> None:
+    """Up to v3.29 ids, addresses and ports stand in lines of their own."""
+    log = Log()
+    log.say("eth0", "I", ["New packet at ifindex=2; mark=0", "No metadata is shared by XDP",
+                          "IP id=4541 len=60", "IP s=c6120001 d=c6120102", "IP ihl=20 bytes",
+                          "TCP; ports: s=43896 d=80", "CT: Miss for TCP SYN, NEW flow.",
+                          "CT: DNAT to c6120203:8080", "Final result=ALLOW (7). "
+                          "Program execution time: 16040ns"])  # fmt: skip
+    (one,) = log.packets().to_dict("records")
+    assert (one["source"], one["source_port"]) == ("198.18.0.1", 43896)
+    assert (one["destination"], one["destination_port"]) == ("198.18.1.2", 80)
+    assert (one["to"], one["to_port"]) == ("198.18.2.3", 8080)
+    assert (one["protocol"], one["ip_id"], one["path"]) == ("tcp", 4541, "redirect")
+
+
 def test_addresses_in_every_notation() -> None:
     assert address("a410002") == "10.65.0.2"
     assert address("c6120001") == "198.18.0.1"
