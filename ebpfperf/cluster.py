@@ -1,7 +1,6 @@
 """The cluster under measurement: put a treatment on it, place workloads, put it back.
 
-The only module of the measuring side that changes a cluster, and only by what ``mutations`` builds
-and after the journal has it on disk.
+It changes a cluster only by what ``mutations`` builds, and after the journal has it on disk.
 """
 
 from __future__ import annotations
