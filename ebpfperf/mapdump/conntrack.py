@@ -88,6 +88,12 @@ def decode(entries: Entries, how: Layout) -> tuple[pd.DataFrame, tuple[str, ...]
     return frame(columns), _doubts(key, kind, value, how)
 
 
+def likely(entries: Entries) -> bool:
+    """Whether these are connections, and not something else of that length: protocols and types."""
+    protocols, kinds = entries.keys[:, 1:4], entries.values[:, 16]
+    return not protocols.any() and bool((kinds <= REVERSE).all())
+
+
 def _flags(value: npt.NDArray[Any], how: Layout) -> npt.NDArray[np.uint32]:
     flags = value["flags"].astype(np.uint32)
     if how.flag_bytes >= 2:

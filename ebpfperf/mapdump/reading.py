@@ -238,15 +238,35 @@ def _raw(
         raise InputError(
             "These are bytes, and nothing says of which map.", "Give --map or --release."
         )
-    of = _candidates(kind, release, version)[0]
-    if of.purpose != "counters":
-        cpus = 0
-    elif not cpus:
-        raise InputError(
-            f"{of.name} has a value for every processor.",
-            "Say with --cpus how many there are (/sys/devices/system/cpu/possible).",
+    candidates = _candidates(kind, release, version)
+    several = len({(each.key_bytes, each.value_bytes) for each in candidates}) > 1
+    likely = [each for each in candidates if _likely(each, data)] if several else []
+    whole = [each for each in likely if not len(data) % (each.key_bytes + each.value_bytes)]
+    of = (whole or likely or candidates)[0]
+    if of.purpose == "counters":
+        of = candidates[0]
+        if not cpus:
+            raise InputError(
+                f"{of.name} has a value for every processor.",
+                "Say with --cpus how many there are (/sys/devices/system/cpu/possible).",
+            )
+    cpus = cpus if of.purpose == "counters" else 0
+    entries = formats.raw(data, key_bytes=of.key_bytes, value_bytes=of.value_bytes, cpus=cpus)
+    others = dict.fromkeys(each.name for each in whole if each.name != of.name)
+    if others and version is None and of.purpose != "counters":
+        return entries.saying(
+            f"Read as {of.name}; the length is also one of {', '.join(others)}: give --map."
         )
-    return formats.raw(data, key_bytes=of.key_bytes, value_bytes=of.value_bytes, cpus=cpus)
+    return entries
+
+
+def _likely(version: MapVersion, data: bytes) -> bool:
+    """Whether raw bytes can be connections of that version; of other maps nothing tells."""
+    size = version.key_bytes + version.value_bytes
+    if version.purpose != "conntrack" or len(data) < size:
+        return True
+    entries = formats.raw(data, key_bytes=version.key_bytes, value_bytes=version.value_bytes)
+    return conntrack.likely(entries)
 
 
 def _frame(

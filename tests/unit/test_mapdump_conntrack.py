@@ -79,6 +79,27 @@ def test_ipv6_is_told_by_the_size_of_the_key() -> None:
         assert list(objects.of(found)) == expected
 
 
+def test_raw_bytes_are_of_the_map_whose_entries_they_are_whole_ones_of() -> None:
+    how = next(each for each in LAYOUTS if each.name == "cali_v6_ct4")
+    entries, expected = made(how, 5)
+    raw = b"".join(key + value for key, value in entries)
+    (found,) = reading.decode("conntrack", raw, release=how.release)
+    assert list(objects.of(found)) == expected
+    # Thirteen of these are as long as 21 of IPv4's, and are none of them.
+    entries, expected = made(how, 13)
+    raw = b"".join(key + value for key, value in entries)
+    assert len(raw) == 21 * 104
+    (found,) = reading.decode("conntrack", raw, release=how.release)
+    assert list(objects.of(found)) == expected
+    # A torn dump of IPv4's may be as long as whole entries of IPv6.
+    how = next(each for each in LAYOUTS if each.name == "cali_v4_ct4" and each.release == "v3.32")
+    entries, expected = made(how, 5)
+    raw = b"".join(key + value for key, value in entries)[: 3 * 168]
+    (torn,) = reading.decode("conntrack", raw, release=how.release)
+    assert list(objects.of(torn)) == expected[:4]
+    assert torn.partial
+
+
 def test_without_release_the_first_word_tells_the_two_meanings_of_map_3() -> None:
     old, new = (how for how in LAYOUTS if how.name == "cali_v4_ct3")
     entries, expected = made(old, 40)
