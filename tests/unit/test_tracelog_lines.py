@@ -112,6 +112,23 @@ def test_lines_of_one_layout_with_a_byte_changed(
     as_the_rules_read(b"\n".join(lines) + b"\n" + b"x" * 200)
 
 
+@pytest.mark.parametrize("what", ["the v3.16 page's sample", "ALLOW rc of v3.30", "record-tgid"])
+def test_every_byte_of_a_line_changed_in_turn(what: str) -> None:
+    (line,) = (case["line"].encode() for case in CASES if case["what"] == what)
+    changed = [
+        line[:place] + bytes([byte]) + line[place + 1 :]
+        for place in range(len(line))
+        for byte in b":;?/ a-x9[\x00\xff"
+    ]
+    as_the_rules_read(b"\n".join([line, *changed] + [line] * len(changed) + [b"x" * 200]))
+
+
+def test_a_name_longer_than_the_kernels_among_lines_that_are_further_right() -> None:
+    rest = b"-7       [000] ..s2.  1234.000000: bpf_trace_printk: eth0------------I: CT: Miss."
+    names = [b"a" * 16, b"a" * 17, b"b c", b"-" * 16, b"-" * 17] + [b"c"] * 40
+    as_the_rules_read(b"\n".join(name.rjust(20) + rest for name in names) + b"\n" + b"x" * 200)
+
+
 def as_the_rules_read(data: bytes) -> None:
     """AssertionError where many lines at once are read in another way than one by one."""
     found = read(data)
