@@ -218,8 +218,8 @@ def _uncontrolled(before: Side, after: Side) -> tuple[str, ...]:
     if not controlled or not without:
         return ()
     return (
-        f"No host-host flow has the load of {', '.join(without)}: whether the machines moved for it "
-        "is not known, but what treatments cost against the baseline is free of that.",
+        f"No host-host flow has the load of {', '.join(without)}: whether the machines moved for "
+        "it is not known, but what treatments cost against the baseline is free of that.",
     )
 
 
