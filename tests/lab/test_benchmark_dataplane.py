@@ -35,7 +35,7 @@ def test_every_dataplane_is_measured_in_every_block(
     assert {flow.path for flow in small} == {FlowPath.POD_POD, FlowPath.HOST_HOST}
     trials = found.trials
     assert (trials["status"] == "ok").all(), trials[["trial_id", "reason"]].to_string()
-    assert len(trials) == len(whole.treatments) * len(small)
+    assert len(trials) == (len(whole.treatments) + whole.aa_test) * len(small)
     # What a treatment changes is who forwards, never the size of packets.
     assert set(trials.loc[trials["path"] == "pod-pod", "mtu_bytes"]) == {1500.0}
     assert found.shortcut == {
