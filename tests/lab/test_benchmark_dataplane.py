@@ -24,7 +24,8 @@ def test_every_dataplane_is_measured_in_every_block(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     dataplane = importlib.import_module("dataplane")
     try:
-        whole = dataplane.campaign(lab, blocks=1, seconds=1)
+        # Without what makes a real one trustworthy and slow.
+        whole = replace(dataplane.campaign(lab, blocks=1, seconds=1), aa_test=False, quiet=None)
         small = tuple(flow for flow in whole.flows if flow.load == "request-response")
         found = dataplane.measure(
             replace(whole, flows=small), tmp_path / "campaign", release="v3.26"
@@ -35,7 +36,7 @@ def test_every_dataplane_is_measured_in_every_block(
     assert {flow.path for flow in small} == {FlowPath.POD_POD, FlowPath.HOST_HOST}
     trials = found.trials
     assert (trials["status"] == "ok").all(), trials[["trial_id", "reason"]].to_string()
-    assert len(trials) == (len(whole.treatments) + whole.aa_test) * len(small)
+    assert len(trials) == len(whole.treatments) * len(small)
     # What a treatment changes is who forwards, never the size of packets.
     assert set(trials.loc[trials["path"] == "pod-pod", "mtu_bytes"]) == {1500.0}
     assert found.shortcut == {
