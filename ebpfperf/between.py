@@ -323,15 +323,10 @@ def _answered(
     bins: int,
 ) -> pd.DataFrame:
     """The rows with their verdicts once all primary ones share the error, and the control's."""
-    known = [row for row, _ in found if not math.isnan(row["p_value"])]
-    headline = [row for row in known if row["metric"] in metrics.HEADLINE]
-    for row in known:
-        row |= {"family": 1, "p_holm": row["p_value"]}
-    for primary in (True, False):
-        family = [row for row in headline if row["primary"] is primary]
-        adjusted = stats.holm([row["p_value"] for row in family])
-        for row, p_holm in zip(family, adjusted, strict=True):
-            row |= {"family": len(family), "p_holm": float(p_holm)}
+    judging.families(
+        [row for row, _ in found],
+        question=lambda row: row["primary"] if row["metric"] in metrics.HEADLINE else None,
+    )
     for row, logs in found:
         if math.isnan(row["low"]):
             continue

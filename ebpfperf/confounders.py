@@ -109,6 +109,11 @@ def differences(facts: pd.DataFrame, trials: pd.DataFrame, campaign: Campaign) -
     return found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
+def recorded(facts: pd.DataFrame) -> bool:
+    """Whether the conditions of any trial were read; older versions and imports have none."""
+    return bool((facts["name"].eq(_READ) & facts["value"].eq("read")).any())
+
+
 def marks(
     found: pd.DataFrame, *, kinds: Sequence[str] = (CONFOUNDED,)
 ) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ebpfperf import compare, estimates, metrics, power, sequential, tables
-from ebpfperf.model import Campaign, Path
+from ebpfperf import compare, estimates, metrics, power, sequential, stats, tables
+from ebpfperf.model import Campaign
 from ebpfperf.store import Store
 
 
@@ -45,15 +45,13 @@ def widths(trials: pd.DataFrame, campaign: Campaign) -> tuple[Width, ...]:
     """
     found = compare.effects(trials, campaign)
     counted = [campaign.until_metric] if campaign.until_metric else list(metrics.HEADLINE)
-    kept = found[found["metric"].isin(counted) & found["flow"].isin(_asked(campaign))]
+    kept = found[found["metric"].isin(counted) & found["flow"].isin(campaign.asked_flows)]
     return tuple(
         Width(
             row["metric"],
             row["flow"],
             row["treatment"],
-            np.inf
-            if pd.isna(row["low"])
-            else float(100 * np.expm1(np.log(row["high"] / row["low"]) / 2)),
+            np.inf if pd.isna(row["low"]) else stats.half_width_pct(row["low"], row["high"]),
         )
         for row in kept.to_dict("records")
     )
@@ -139,7 +137,7 @@ def asked_for(trials: pd.DataFrame, ran: Campaign, campaign: Campaign) -> tuple[
     for name in [campaign.until_metric] if campaign.until_metric else metrics.HEADLINE:
         needed: dict[str, int] = {}
         for flow in campaign.flows:
-            if flow.name not in _asked(campaign) or name not in watched:
+            if flow.name not in campaign.asked_flows or name not in watched:
                 continue
             if not metrics.metric(name).of(flow.load):
                 continue
@@ -167,9 +165,3 @@ def asked_for(trials: pd.DataFrame, ran: Campaign, campaign: Campaign) -> tuple[
 
 
 MANY_BLOCKS = 200
-
-
-def _asked(campaign: Campaign) -> list[str]:
-    """Flows that are the question: not those between hosts, unless there is no other."""
-    hosts = [flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST]
-    return [flow.name for flow in campaign.flows if flow.name not in hosts] or hosts

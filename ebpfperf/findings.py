@@ -16,7 +16,7 @@ import pandas as pd
 
 from ebpfperf import compare, metrics, tables
 from ebpfperf.expectations import AS_EXPECTED, CONTRADICTS, NO_EXPECTATION, UNDECIDED
-from ebpfperf.model import Campaign, Path
+from ebpfperf.model import Campaign
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,9 @@ def headlines(effects: pd.DataFrame, campaign: Campaign) -> Headlines:
 
     Flows between hosts are the control, not the question; they lead only where there is no other.
     """
-    hosts = {flow.name for flow in campaign.flows if flow.path is Path.HOST_HOST}
-    asked = [flow.name for flow in campaign.flows if flow.name not in hosts] or sorted(hosts)
     found = []
     for name in metrics.HEADLINE:
-        for flow in asked:
+        for flow in campaign.asked_flows:
             rows = effects[effects["metric"].eq(name) & effects["flow"].eq(flow)]
             if len(rows):
                 found.append(_headline(rows.to_dict("records")))

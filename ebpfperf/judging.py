@@ -14,7 +14,7 @@ treatment turns a verdict into its mirror image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,27 @@ def judge(low: float, high: float, *, margin_pct: float, better: metrics.Better)
     )
 
 
-def families(rows: Sequence[dict[str, Any]]) -> None:
-    """Add ``p_holm`` and ``family`` to rows that have a ``p_value`` and say whether ``primary``.
+def question(row: Mapping[str, Any]) -> Hashable:
+    """The flow and treatment that a primary metric is asked of; None for any other metric."""
+    return (row["flow"], row["treatment"]) if row["primary"] else None
 
-    ``family`` is the number of primary metrics of the row's question that have a p; of a metric
-    that is not primary it is 1, and its p stays as it is.
+
+def families(
+    rows: Sequence[dict[str, Any]],
+    *,
+    question: Callable[[Mapping[str, Any]], Hashable] = question,
+) -> None:
+    """Add ``p_holm`` and ``family`` to rows that have a ``p_value``.
+
+    Rows of one ``question`` share the error. ``family`` is how many of it have a p; of a row
+    without a question (None) it is 1, and its p stays as it is.
     """
-    questions: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    questions: dict[Hashable, list[dict[str, Any]]] = {}
     for row in rows:
         row |= {"family": 1, "p_holm": row["p_value"]}
-        if row["primary"] and not np.isnan(row["p_value"]):
-            questions.setdefault((row["flow"], row["treatment"]), []).append(row)
+        asked = question(row)
+        if asked is not None and not np.isnan(row["p_value"]):
+            questions.setdefault(asked, []).append(row)
     for family in questions.values():
         adjusted = stats.holm([row["p_value"] for row in family])
         for row, p_holm in zip(family, adjusted, strict=True):

@@ -397,6 +397,15 @@ class Campaign:
         return _optional(self.probes)
 
     @property
+    def asked_flows(self) -> tuple[str, ...]:
+        """Names of the flows that are the question: those between hosts are its control.
+
+        All of them where there is no other.
+        """
+        names = tuple(flow.name for flow in self.flows if flow.path is not Path.HOST_HOST)
+        return names or tuple(flow.name for flow in self.flows)
+
+    @property
     def run_blocks(self) -> int:
         """How many blocks are run: fewer than planned where it was ended early."""
         return self.blocks if self.ended_after is None else self.ended_after

@@ -9,6 +9,7 @@ some confidence levels can be reached; the level that was is part of the answer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -141,13 +142,13 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def half_width_pct(interval: Interval) -> float:
-    """Half the interval of a *log* ratio, as percent of the baseline: ``100 (e^(width/2) - 1)``.
+def half_width_pct(low: float, high: float) -> float:
+    """Half the interval of a ratio, as percent of the baseline: ``100 (sqrt(high / low) - 1)``.
 
     A true change of this size is told from none about every other time; ``power.detectable`` says
     what size is told with a stated probability.
     """
-    return float(100 * np.expm1((interval.high - interval.low) / 2))
+    return 100 * (math.sqrt(high / low) - 1)
 
 
 def spread_pct(values: ArrayLike) -> float:

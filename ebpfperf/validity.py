@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ebpfperf import compare, confounders, gates, metrics, tables
+from ebpfperf import compare, confounders, gates, metrics, tables, units
 from ebpfperf import verdicts as verdicts_of
 from ebpfperf.findings import Sentences, change
 from ebpfperf.model import Campaign, Design, Path, Status
@@ -17,7 +17,7 @@ from ebpfperf.verdicts import Verdicts
 
 def sentences(found: Verdicts, facts: pd.DataFrame) -> Sentences:
     """Whether to believe it, and then what was noted beside it."""
-    noted = _noted(found.trials, facts, found.campaign)
+    noted = _noted(found.trials, facts, found.campaign, effects=found.effects)
     return Sentences((*belief(found, facts).items, *noted))
 
 
@@ -104,15 +104,17 @@ def _confounded(found: Verdicts, facts: pd.DataFrame) -> list[str]:
             for text, where in listed.items()
         ]
     of_trials = facts[facts["trial_id"].notna()] if "trial_id" in facts else facts.iloc[:0]
-    known = of_trials["name"].nunique()
-    if not known:
+    if not confounders.recorded(of_trials):
         return [
             "The conditions of each trial were not recorded: whether something besides the "
             "treatments differed is unknown."
         ]
+    known = of_trials[~of_trials["value"].str.startswith(units.UNKNOWN) & of_trials["unit"].eq("")]
+    unread = found.differences["kind"].eq(confounders.UNREAD).sum()
     return [
-        f"Nothing but the treatments themselves differed between the arms, of {known} conditions "
-        "that were recorded with each trial."
+        "Nothing but the treatments themselves differed between the arms, of "
+        f"{known['name'].nunique()} facts that are known of each trial"
+        + (f"; {unread} could be read in one arm only." if unread else ".")
     ]
 
 
@@ -146,7 +148,9 @@ _UNITS = {
 
 def of_trials(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> Sentences:
     """Trials and blocks against the plan, failures, warnings, the underlay, blocks that lack."""
-    return Sentences((*_counted(trials, campaign), *_noted(trials, facts, campaign)))
+    effects = compare.effects(trials, campaign)
+    noted = _noted(trials, facts, campaign, effects=effects)
+    return Sentences((*_counted(trials, campaign), *noted))
 
 
 def _counted(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
@@ -173,8 +177,9 @@ def _counted(trials: pd.DataFrame, campaign: Campaign) -> list[str]:
     return said
 
 
-def _noted(trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign) -> list[str]:
-    effects = compare.effects(trials, campaign)
+def _noted(
+    trials: pd.DataFrame, facts: pd.DataFrame, campaign: Campaign, *, effects: pd.DataFrame
+) -> list[str]:
     return [
         *_warned(trials),
         *_looked_at(trials, facts),

@@ -164,7 +164,7 @@ def test_so_many_blocks_give_so_narrow_an_interval() -> None:
     n = asked[2]
     assert n is not None
     widths = [
-        stats.half_width_pct(found)
+        stats.half_width_pct(*np.exp([found.low, found.high]))
         for row in random.normal(size=(60, n)) * 0.05
         if (found := intervals.paired_interval(row, level=0.95))
     ]

@@ -18,6 +18,7 @@ from ebpfperf.verdicts import Verdicts
 FACTS = facts_frame(facts()).assign(trial_id=None)
 # As conditions are: a fact of every trial.
 ASKED = Fact("node-1", "sysctl:net.core.rmem_max", "212992")
+READ = Fact("node-1", "conditions", "read")
 
 
 @cache
@@ -36,11 +37,11 @@ def said(found: Verdicts, *conditions: Fact) -> str:
 
 
 def test_a_campaign_that_nothing_speaks_against_says_so() -> None:
-    text = said(plain(), ASKED)
+    text = said(plain(), READ, ASKED, replace(ASKED, name="x", value="UNKNOWN: not there"))
     assert "96 of 96 planned trials are good; 8 of 8 blocks are complete" in text
     assert "hold at 95% over the 2 or 3 metrics" in text
     assert "The A/A test holds: of 7 comparisons of the baseline with itself none" in text
-    assert "Nothing but the treatments themselves differed between the arms, of 1 condition" in text
+    assert "Nothing but the treatments themselves differed between the arms, of 2 facts" in text
 
 
 def test_a_baseline_that_differs_from_itself_is_the_first_thing_said_of_it() -> None:
@@ -51,7 +52,7 @@ def test_a_baseline_that_differs_from_itself_is_the_first_thing_said_of_it() -> 
 
 
 def test_what_was_not_recorded_is_unknown_and_not_equal() -> None:
-    text = said(judge(replace(CAMPAIGN, aa_test=False)))
+    text = said(judge(replace(CAMPAIGN, aa_test=False)), ASKED)
     assert "No A/A test" in text
     assert "whether something besides the treatments differed is unknown" in text
 
