@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ebpfperf.kube import Kube
-    from ebpfperf.map_reading import NodeMaps
+    from ebpfperf.map_answers import NodeMaps
 
 app = typer.Typer(help="Read Calico's BPF maps, live or from a dump.", no_args_is_help=True)
 

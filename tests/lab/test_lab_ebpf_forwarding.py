@@ -374,8 +374,10 @@ def test_a_client_goes_on_seeing_the_service_and_the_backend_the_client(
         assert stream.recv(len(data), socket.MSG_WAITALL) == data
         assert stream.getpeername() == (front.service.address, PORT)
     # From outside the client's address arrives as well: nothing is masqueraded.
+    outside, port = world.client.holder_pid, front.service.node_port
+    eventually("the port answers", lambda: answers(outside, world.node(1).underlay_ip, port))
     with socket_in(world.client.holder_pid, socket.AF_INET, socket.SOCK_STREAM) as stream:
-        stream.connect((world.node(1).underlay_ip, front.service.node_port))
+        stream.connect((world.node(1).underlay_ip, port))
         assert stream.recv(16).strip() == b"front-2"
         assert front.backend.clients[-1] == stream.getsockname()
 

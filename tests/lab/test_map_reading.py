@@ -20,7 +20,7 @@ from lab.namespaces import eventually
 from map_bytes import LAYOUTS, connection
 from typer.testing import CliRunner
 
-from ebpfperf import map_reading
+from ebpfperf import map_answers, map_reading
 from ebpfperf.calico.maps import DIRECTORY
 from ebpfperf.commands.maps import app
 from ebpfperf.lab.bpfmaps import Map, open_pinned, possible_cpus
@@ -175,7 +175,7 @@ def test_where_the_call_is_refused_bpftool_is_asked(
         assert (one.kind, one.max_entries) == (other.kind, other.max_entries)
 
 
-def rows_of(found: map_reading.PinnedMap) -> list[str]:
+def rows_of(found: map_answers.PinnedMap) -> list[str]:
     return sorted(json.dumps(entry) for entry in objects.of(found.decoded))
 
 

@@ -35,16 +35,24 @@ SHARED = {
     "drop_counts",
     "drop_differences",
     "drop_causes",
+    "map_answers",
+    "kube_objects",
+    "network_view",
+    "evidence",
+    "evidence_sources",
+    "diagnosis",
+    "doctor",
+    "pseudonyms",
 }
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",
     "replay", "ssh_config", "ssh_connection", "kube",
-    "kube_errors", "kube_objects", "mutations", "restoration", "restore", "journal", "cluster",
-    "services", "fronts", "settling", "placement", "pods", "routing", "verify", "network_view",
+    "kube_errors", "mutations", "restoration", "restore", "journal", "cluster",
+    "services", "fronts", "settling", "placement", "pods", "routing", "verify",
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
     "trace_capture", "trace_nodes",
-    "map_reading",
+    "map_reading", "gathering",
     "felix_reading", "reach", "drop_reading", "drop_log", "log_level",
 }  # fmt: skip
 ANALYSE = {

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from ebpfperf import map_reading
+from ebpfperf import map_answers, map_reading
 from ebpfperf.errors import CommandError, NodeError
 from ebpfperf.mapdump import objects
 from ebpfperf.remote import Completed, Node
@@ -41,7 +41,7 @@ def answer(*maps: tuple[dict[str, Any], bytes, bytes], reason: str = "") -> byte
     return json.dumps(head).encode() + b"\n" + zlib.compress(content)
 
 
-def read(stdout: bytes, *kinds: str, release: str | None = "v3.26") -> map_reading.NodeMaps:
+def read(stdout: bytes, *kinds: str, release: str | None = "v3.26") -> map_answers.NodeMaps:
     return map_reading.read(cast(Node, Fake(stdout=stdout)), kinds, release=release)
 
 
