@@ -15,6 +15,7 @@ from ebpfperf.commands import (
     campaigns,
     clusters,
     comparisons,
+    doctor,
     drops,
     felix,
     imports,
@@ -46,6 +47,7 @@ for command in (
     clusters.nodes,
     clusters.facts,
     comparisons.compare,
+    doctor.doctor,
     drops.drops,
     reports.report,
 ):

@@ -14,16 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from ebpfperf import reach
 from ebpfperf.calico.counters import PIN
 from ebpfperf.calico.maps import DIRECTORY
 from ebpfperf.conditions import COMMAND, sources
 from ebpfperf.drop_counts import NodeCounts, parse
 from ebpfperf.drop_differences import NodeDrops, between
 from ebpfperf.errors import InputError, NodeError
-from ebpfperf.remote import Node, SSHNode
+from ebpfperf.remote import Node
 
 TIMEOUT_S = 20.0
 _SCRIPTS = ("maps", "drop_counters")
+
+
+def question() -> bytes:
+    """What a node's ``conditions.COMMAND`` is told, so that it prints its counts once."""
+    asked = {"directory": DIRECTORY, "pin": PIN}
+    return json.dumps({"sources": sources(*_SCRIPTS), "asked": asked}).encode()
 
 
 @dataclass(slots=True)
@@ -51,18 +58,7 @@ class Watched:
         ConnectError
             It reaches none of them.
         """
-        refused: dict[str, NodeError] = {}
-
-        def login(name: str) -> Node | None:
-            try:
-                return SSHNode.connect(name, ssh_config=ssh_config)
-            except NodeError as error:
-                refused[name] = error
-                return None
-
-        with ThreadPoolExecutor(max_workers=min(16, len(names))) as pool:
-            found = dict(zip(names, pool.map(login, names), strict=True))
-        nodes = {name: node for name, node in found.items() if node is not None}
+        nodes, refused = reach.log_in(names, ssh_config=ssh_config)
         if not nodes:
             raise next(iter(refused.values()))
         lost = {name: f"not read: {error.what}" for name, error in refused.items()}
@@ -70,8 +66,7 @@ class Watched:
 
     def read(self) -> dict[str, NodeCounts]:
         """Node → its counts; a node that cannot say is in ``lost`` from then on."""
-        asked = {"directory": DIRECTORY, "pin": PIN}
-        told = json.dumps({"sources": sources(*_SCRIPTS), "asked": asked}).encode()
+        told = question()
         names = [name for name in self.nodes if name not in self.lost]
 
         def ask(name: str) -> NodeCounts | None:

@@ -16,6 +16,7 @@ from ebpfperf.calico import felixenv
 from ebpfperf.calico.felix_fields import PREFIX
 from ebpfperf.calico.nodelog import LoggedDataplane, felix_state, parse
 from ebpfperf.errors import KubeError, NodeError
+from ebpfperf.evidence_sources import FELIX
 from ebpfperf.felix_values import FILE, Evidence, parse_printed
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import Object
@@ -25,20 +26,6 @@ from ebpfperf.remote import SSHNode
 TIMEOUT_S = 10.0
 LOG_LINES = 500
 DEFAULT, OWN = "default", "node."
-# Felix's own process knows also what its pod takes from elsewhere; its root is the container's.
-READ = f"""\
-for d in /proc/[0-9]*; do
-  read -r comm <"$d/comm" || continue
-  [ "$comm" = calico-node ] || continue
-  tr '\\0' ' ' <"$d/cmdline" | grep -q -e -felix || continue
-  echo '==> environment <=='
-  tr '\\0' '\\n' <"$d/environ" | grep -i '^{PREFIX}'
-  echo '==> file <=='
-  [ -e "$d/root{FILE}" ] && cat "$d/root{FILE}"
-  exit 0
-done 2>/dev/null
-echo '==> no process <=='
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +120,7 @@ def _on_node(
     try:
         node = SSHNode.connect(name, ssh_config=ssh_config)
         try:
-            printed = node.run(["sh", "-c", READ], timeout_s=TIMEOUT_S).text
+            printed = node.run(["sh", "-c", FELIX], timeout_s=TIMEOUT_S).text
         finally:
             node.close()
     except NodeError as error:

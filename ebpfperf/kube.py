@@ -65,6 +65,18 @@ class _EndpointSlice(GenericNamespacedResource):
     _api_info = create_api_info("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 
 
+class _DaemonSet(GenericNamespacedResource):
+    _api_info = create_api_info("apps", "v1", "DaemonSet", "daemonsets")
+
+
+class _ConfigMap(GenericNamespacedResource):
+    _api_info = create_api_info("", "v1", "ConfigMap", "configmaps")
+
+
+class _Installation(GenericGlobalResource):
+    _api_info = create_api_info("operator.tigera.io", "v1", "Installation", "installations")
+
+
 def _calico_class(group: str, version: str, kind: str) -> Any:
     info = create_api_info(group, version, kind, CALICO_KINDS[kind])
     return type(kind, (GenericGlobalResource,), {"_api_info": info})
@@ -89,6 +101,9 @@ class Kube:
             "Pod": _Pod,
             "Service": _Service,
             "EndpointSlice": _EndpointSlice,
+            "DaemonSet": _DaemonSet,
+            "ConfigMap": _ConfigMap,
+            "Installation": _Installation,
         }
 
     @classmethod
@@ -168,9 +183,14 @@ class Kube:
         labels = {"kubernetes.io/service-name": service}
         return self._list("EndpointSlice", namespace=namespace, labels=labels)
 
-    def everywhere(self, kind: str) -> list[Object]:
-        """All Pods, Services or EndpointSlices of every namespace, by name."""
-        return self._list(kind, namespace="*")
+    def everywhere(self, kind: str, *, named: str | None = None) -> list[Object]:
+        """All objects of a kind in every namespace, by name; or those of one name."""
+        fields = {"metadata.name": named} if named else None
+        return self._list(kind, namespace="*", fields=fields)
+
+    def cluster_wide(self, kind: str) -> list[Object]:
+        """All objects of a kind that has no namespaces, by name."""
+        return self._list(kind)
 
     def cluster_uid(self) -> str | None:
         """An identity that survives everything but a new cluster: the uid of kube-system."""
@@ -305,9 +325,15 @@ class Kube:
         return self._calico_group
 
     def _list(
-        self, kind: str, *, namespace: str = "", labels: Mapping[str, str] | None = None
+        self,
+        kind: str,
+        *,
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
         selector: Any = {"labels": dict(labels)} if labels else {}
+        selector |= {"fields": dict(fields)} if fields else {}
         cls = self._class(kind)
         found = self._read(
             f"list {kind}",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
+from pathlib import Path
 
-from ebpfperf.errors import InputError, KubeError
+from ebpfperf.errors import InputError, KubeError, NodeError
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import Object
+from ebpfperf.remote import Node, SSHNode
+
+AT_ONCE = 16
 
 
 def connect(kubeconfig: str | None, context: str | None) -> Kube:
@@ -49,6 +54,24 @@ def node_names(kube: Kube, wanted: Sequence[str]) -> list[str]:
                 node=name,
             )
     return list(wanted) or known
+
+
+def log_in(
+    names: Sequence[str], *, ssh_config: Path | None
+) -> tuple[dict[str, Node], dict[str, NodeError]]:
+    """The nodes that SSH reaches, in order, and why it does not reach the others."""
+    refused: dict[str, NodeError] = {}
+
+    def one(name: str) -> Node | None:
+        try:
+            return SSHNode.connect(name, ssh_config=ssh_config)
+        except NodeError as error:
+            refused[name] = error
+            return None
+
+    with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(names) or 1)) as pool:
+        found = dict(zip(names, pool.map(one, names), strict=True))
+    return {name: node for name, node in found.items() if node is not None}, refused
 
 
 def name_of(found: Object) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from ebpfperf.calico.releases import minor
+
 app = typer.Typer(help="An embedded Calico-shaped cluster on this machine.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option("--name", help="Name of the lab: a-z, 0-9, -.")]
@@ -92,6 +94,80 @@ def status(name: Name = "lab", as_json: Json = False) -> None:
         highlight=False,
     )
     console.print(f"API: {document['api']}", highlight=False)
+
+
+@app.command()
+def fault(
+    fault: Annotated[
+        str | None, typer.Argument(help="A fault; else they are listed.", metavar="FAULT")
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(help="The node that gets it; else the first.", metavar="NODE")
+    ] = None,
+    name: Name = "lab",
+    as_json: Json = False,
+) -> None:
+    """Give the lab a fault, or list the faults that there are and those that it has."""
+    from ebpfperf.lab import running
+    from ebpfperf.lab.faults import standing
+
+    if fault is not None:
+        made = standing.put(running.the(name), standing.named(fault), node)
+        where = made.node if made.fault.of_node else "the cluster"
+        typer.echo(f"{made.fault.name} on {where}: {made.fault.symptom}")
+        typer.echo(f"Take it back: ebpfperf lab heal {made.fault.name} --name {name}")
+        return
+    lab = running.find(name)
+    on: dict[str, list[str]] = {}
+    for each in standing.standing(lab) if lab else []:
+        on.setdefault(each.fault.name, []).append(each.node if each.fault.of_node else "cluster")
+    rows = [
+        {
+            "fault": each.name,
+            "of": "node" if each.of_node else "cluster",
+            "symptom": each.symptom,
+            "checks": list(each.checks),
+            "real": each.real,
+            "on": on.get(each.name, []),
+        }
+        for each in standing.FAULTS
+        if lab is None or each.applies(minor(lab.shape.release))
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("fault", "of", "on", "what users see", "checks"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(
+            str(row["fault"]), str(row["of"]), ", ".join(on.get(str(row["fault"]), [])),
+            str(row["symptom"]), ", ".join(each for each in row["checks"]),
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def heal(
+    fault: Annotated[str | None, typer.Argument(help="A fault; else all.", metavar="FAULT")] = None,
+    node: Annotated[str | None, typer.Option(help="Of this node alone.", metavar="NODE")] = None,
+    name: Name = "lab",
+) -> None:
+    """Take faults of the lab back."""
+    from ebpfperf.lab import running
+    from ebpfperf.lab.faults import standing
+
+    healed = False
+    for each in standing.heal(running.the(name), fault, node):
+        where = each.node if each.fault.of_node else "the cluster"
+        typer.echo(f"{each.fault.name} of {where} is healed.")
+        healed = True
+    if not healed:
+        typer.echo("There was nothing to heal.")
 
 
 @app.command()

@@ -42,10 +42,10 @@ from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.own_annotations import (
     BY_PROGRAMS,
-    FAULT,
     FORWARDING,
     PLAIN,
     UNSUPPORTED,
+    faults,
     restart_s,
 )
 from ebpfperf.lab.poolflags import PoolFlags
@@ -67,17 +67,17 @@ _log = logging.getLogger(__name__)
 class Config:
     """What Felix read when it started: only another start takes a change up.
 
-    ``fault`` is what the node's annotation says is broken there.
+    ``faults`` are what the node's annotation says is broken there.
     """
 
     spec: dict[str, Any]
     tunnels: Enabled
-    fault: str = ""
+    faults: tuple[str, ...] = ()
 
     @property
     def bpf(self) -> bool:
         """Whether this Felix forwards by eBPF."""
-        return bool(self.spec.get("bpfEnabled")) and self.fault != UNSUPPORTED
+        return bool(self.spec.get("bpfEnabled")) and UNSUPPORTED not in self.faults
 
 
 class Felix:
@@ -168,8 +168,7 @@ class Felix:
         default, own = (self._spec(name) for name in ("default", f"node.{self._node.name}"))
         spec = effective(default, own, {})
         pools = [pool["spec"] for pool in self._store.list("ippools")]
-        fault = self._annotations().get(FAULT, "")
-        return Config(spec, enabled(spec, pools, self._version), fault)
+        return Config(spec, enabled(spec, pools, self._version), faults(self._annotations()))
 
     def _annotations(self) -> dict[str, str]:
         try:

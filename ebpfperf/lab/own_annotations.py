@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ RESTART = "lab.ebpfperf/restart-s"
 EMULATION, FORWARDING = "lab.ebpfperf/emulation", "lab.ebpfperf/forwarding"
 PLAIN, BY_PROGRAMS = "plain kernel routing", "the lab's own eBPF programs"
 UNSUPPORTED = "kernel-unsupported"
-FAULTS = ("", UNSUPPORTED)
+FAULTS = (UNSUPPORTED,)
 FELIX_RESTART_S = 2.0
 _LONGEST_RESTART_S = 60.0
 PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "": 0}
@@ -81,6 +81,21 @@ def _rule(rule: Any) -> Denied:
     return Denied(rule["direction"] == "egress", str(network), protocol, port)
 
 
+def faults(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """The faults of a node that the lab's own parts make: names, separated by commas.
+
+    Raises
+    ------
+    ValueError
+        One of them is none.
+    """
+    found = [name.strip() for name in annotations.get(FAULT, "").split(",") if name.strip()]
+    for name in found:
+        if name not in FAULTS:
+            raise ValueError(f"{FAULT} is {name!r}, and not one of: {', '.join(FAULTS)}")
+    return tuple(found)
+
+
 def restart_s(annotations: Mapping[str, str]) -> float:
     """Seconds that a node's Felix waits before it leaves for a change: 2, as Felix, or those asked.
 
@@ -103,13 +118,13 @@ def restart_s(annotations: Mapping[str, str]) -> float:
 
 def problem(kind: str, annotations: Mapping[str, str]) -> str | None:
     """What is wrong with what an object of that plural asks of the lab; None where nothing is."""
-    if kind == "nodes" and annotations.get(FAULT, "") not in FAULTS:
-        return f"{FAULT} is {annotations[FAULT]!r}, and not one of: {', '.join(FAULTS[1:])}"
-    read = {"pods": deny_list, "nodes": restart_s}.get(kind)
-    if read is None:
-        return None
+    reads: dict[str, tuple[Callable[[Mapping[str, str]], object], ...]] = {
+        "pods": (deny_list,),
+        "nodes": (faults, restart_s),
+    }
     try:
-        read(annotations)
+        for read in reads.get(kind, ()):
+            read(annotations)
     except ValueError as error:
         return str(error)
     return None

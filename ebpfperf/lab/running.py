@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import ssl
+import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ebpfperf.errors import LabError
 from ebpfperf.lab import processes, state
@@ -41,15 +44,48 @@ class Api:
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
         return cls(cluster["server"], authority, document["users"][0]["user"]["token"])
 
+    def ask(
+        self, verb: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """The object that the API answers; None for one that is not there, or is there already.
+
+        Raises
+        ------
+        LabError
+            It refuses, with its reason.
+        """
+        merge = "application/merge-patch+json"
+        media = merge if verb == "PATCH" else "application/json"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            found: dict[str, Any] = json.loads(self._send(verb, path, data, media))
+        except urllib.error.HTTPError as error:
+            said = error.read().decode("utf-8", "replace")
+            error.close()
+            if error.code == 404 or (error.code == 409 and verb == "POST"):
+                return None
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                said = json.loads(said)["message"]
+            raise LabError(
+                f"The lab's API refuses {verb} {path}: {said}.", "See kubectl explain."
+            ) from error
+        return found
+
     def get(self, path: str) -> bytes:
         """The body of a successful GET; OSError when it is refused or too late."""
+        return self._send("GET", path, None, "application/json")
+
+    def _send(self, verb: str, path: str, data: bytes | None, media: str) -> bytes:
         context = ssl.create_default_context(cadata=self.authority)
         # A proxy from the environment has no business on loopback.
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
         request = urllib.request.Request(
-            f"{self.url}{path}", headers={"Authorization": f"Bearer {self.token}"}
+            f"{self.url}{path}",
+            data,
+            {"Authorization": f"Bearer {self.token}", "Content-Type": media},
+            method=verb,
         )
         with opener.open(request, timeout=ANSWER_S) as answer:
             body: bytes = answer.read()

@@ -43,6 +43,7 @@ SHARED = {
     "diagnosis",
     "doctor",
     "pseudonyms",
+    "bundle",
 }
 MEASURE = {
     "plan", "campaign_file", "factors", "remote", "remote_session", "remote_stream", "recorder",

@@ -1,0 +1,1 @@
+"""The troubleshooting checks: evidence → verdict, evidence shown, remedy. Pure."""

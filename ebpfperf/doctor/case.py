@@ -1,0 +1,236 @@
+"""The evidence as the checks ask for it: parsed once, shared by all. Pure.
+
+Whatever is not there raises ``Missing`` with the reason; ``judge`` makes UNKNOWN of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+from ebpfperf import felix_values
+from ebpfperf import network_view as view
+from ebpfperf.calico import felix_fields, felixenv
+from ebpfperf.calico.felix_fields import PREFIX
+from ebpfperf.calico.nodelog import FelixState, LoggedDataplane, felix_state, parse
+from ebpfperf.calico.releases import minor
+from ebpfperf.diagnosis import Outcome, Shown, Verdict
+from ebpfperf.drop_counts import NodeCounts
+from ebpfperf.drop_counts import parse as parse_counts
+from ebpfperf.evidence import API, Evidence, Item
+from ebpfperf.evidence_sources import COUNTS, LATER, LOG
+from ebpfperf.felix_values import Effective
+from ebpfperf.kube_objects import Object, internal_ip
+
+T = TypeVar("T")
+EXCERPT_LINES, EXCERPT_CHARACTERS = 12, 1_200
+_NOT_FOUND = 127
+
+
+class Missing(Exception):
+    """Something that a check needs was not gathered; says why."""
+
+    def __init__(self, why: str, *shown: Shown) -> None:
+        super().__init__(why)
+        self.why = why
+        self.shown = shown
+
+
+class Case:
+    """A cluster's evidence, parsed on demand and kept."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.release = evidence.release
+        self.nodes = evidence.nodes
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    # ---------------------------------------------------------------- raw
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        """The release as numbers, (3, 26); Missing where the cluster does not say it."""
+        try:
+            return minor(self.release)
+        except ValueError:
+            raise Missing("the cluster does not say which release of Calico it runs") from None
+
+    def item(self, source: str, node: str = API) -> Item:
+        """The item; Missing where it was not gathered or has no answer."""
+        if node in self.evidence.lost:
+            raise Missing(f"the node was not reached: {self.evidence.lost[node]}")
+        found = self.evidence.item(source, node)
+        if found is None:
+            raise Missing(f"{source} was not gathered")
+        if found.error:
+            raise Missing(found.error, self.show(source, node))
+        if found.status == _NOT_FOUND:
+            tool = found.asked.split()[0]
+            raise Missing(f"{tool} is not installed there", self.show(source, node))
+        return found
+
+    def text(self, source: str, node: str = API) -> str:
+        """What was printed; Missing."""
+        return self.item(source, node).text
+
+    def show(self, source: str, node: str = API, excerpt: str | Iterable[str] = "") -> Shown:
+        """The evidence for an outcome, with the part that decided: given, or the beginning."""
+        item = self.evidence.item(source, node)
+        if item is None:
+            return Shown(source, node, "", "", "not gathered")
+        given = excerpt if isinstance(excerpt, str) else "\n".join(excerpt)
+        text = given or item.error or item.text
+        lines = text.strip().splitlines()
+        cut = "\n".join(lines[:EXCERPT_LINES])[:EXCERPT_CHARACTERS]
+        more = " …" if len(lines) > EXCERPT_LINES or len(cut) == EXCERPT_CHARACTERS else ""
+        return Shown(source, node, item.asked, item.taken_utc, (cut or "(nothing)") + more)
+
+    # ---------------------------------------------------------------- API
+
+    def objects(self, source: str) -> list[Object]:
+        """The objects of an API source; Missing."""
+        return self._keep(
+            ("objects", source), lambda: cast(list[Object], json.loads(self.text(source)))
+        )
+
+    def node_object(self, node: str) -> Object:
+        """The Node; Missing."""
+        for found in self.objects("nodes"):
+            if found["metadata"]["name"] == node:
+                return found
+        raise Missing("the API has no such node")
+
+    def address(self, node: str) -> str:
+        """Its first IPv4 InternalIP; Missing."""
+        found = internal_ip(self.node_object(node))
+        if found is None:
+            raise Missing("the node has no IPv4 InternalIP")
+        return found
+
+    def pools(self) -> dict[str, Mapping[str, Any]]:
+        """Name → spec of every IPPool; Missing."""
+        return {
+            str(each["metadata"]["name"]): each.get("spec") or {}
+            for each in self.objects("ippools")
+        }
+
+    def calico_pod(self, node: str) -> Object | None:
+        """The node's calico-node pod, its newest; Missing."""
+        own = [
+            pod
+            for pod in self.objects("pods")
+            if (pod["metadata"].get("labels") or {}).get("k8s-app") == "calico-node"
+            and (pod.get("spec") or {}).get("nodeName") == node
+        ]
+        return max(own, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
+
+    # ---------------------------------------------------------------- Felix
+
+    def felix(self, node: str) -> felix_values.Evidence:
+        """What decides on the node's Felix; Missing where resources or release are."""
+        return self._keep(("felix", node), lambda: self._felix(node))
+
+    def value(self, node: str, field: str) -> Effective:
+        """What the node's Felix acts on for a field; Missing where the release lacks the field."""
+        wanted = felix_fields.field(field)
+        if not wanted.settable(self.release):
+            raise Missing(f"{self.release} has no field {field}")
+        return felix_values.value_of(self.felix(node), wanted)
+
+    def logged(self, node: str) -> FelixState:
+        """What the newest Felix of the node's log said; Missing without a log."""
+        return self._keep(("log", node), lambda: felix_state(parse(self.text(LOG, node))))
+
+    def wants_ebpf(self, node: str) -> bool:
+        """Whether somebody told the node's Felix to forward by eBPF, able or not; Missing."""
+        value = self.value(node, "bpfEnabled")
+        asked = [value.value, *(given.value for given in value.shadowed)]
+        if value.origin is felix_values.Origin.OVERRIDE:
+            asked = asked[1:]
+        return bool(asked) and asked[0] is True
+
+    def _felix(self, node: str) -> felix_values.Evidence:
+        _ = self.minor
+        specs = {
+            str(each["metadata"]["name"]): each.get("spec") or {}
+            for each in self.objects("felixconfigurations")
+        }
+        remarks: list[str] = []
+        environment: dict[str, str | None] | None = None
+        file: dict[str, str] | None = None
+        try:
+            environment, file = felix_values.parse_printed(self.text("felix-process", node))
+        except Missing as missing:
+            remarks.append(missing.why)
+        pod = self.calico_pod(node)
+        if environment is None and pod is not None:
+            environment = {
+                name: text
+                for name, text in felixenv.variables(pod).items()
+                if name.startswith(PREFIX)
+            }
+        try:
+            unsupported = self.logged(node).dataplane is LoggedDataplane.UNSUPPORTED
+        except Missing:
+            unsupported = False
+        return felix_values.Evidence(
+            node,
+            self.release,
+            default=specs.get("default"),
+            own=specs.get(f"node.{node}"),
+            selected={
+                name: spec
+                for name, spec in specs.items()
+                if name != "default" and not name.startswith("node.") and spec.get("nodeSelector")
+            },
+            environment=environment,
+            file=file,
+            pools=self.pools(),
+            unsupported=unsupported,
+            remarks=tuple(remarks),
+        )
+
+    # ---------------------------------------------------------------- node
+
+    def links(self, node: str) -> tuple[view.Link, ...]:
+        """The node's devices; Missing."""
+        return self._keep(
+            ("links", node), lambda: view.parse_links(self.item("links", node).content)
+        )
+
+    def nic(self, node: str) -> view.Link:
+        """The device that carries the node's InternalIP; Missing."""
+        address = self.address(node)
+        found = view.link_of(self.links(node), address)
+        if found is None:
+            raise Missing(f"no device carries {address}", self.show("links", node))
+        return found
+
+    def counts(self, node: str, *, later: bool = True) -> NodeCounts:
+        """Programs on devices and what is counted of drops, by the later or first reading."""
+        source = COUNTS + (LATER if later else "")
+        return self._keep(
+            (source, node), lambda: parse_counts(node, json.loads(self.text(source, node)))
+        )
+
+    def _keep(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        if key not in self._kept:
+            try:
+                self._kept[key] = make()
+            except Missing as missing:
+                self._kept[key] = missing
+        found = self._kept[key]
+        if isinstance(found, Missing):
+            raise found
+        return cast(T, found)
+
+
+def unknown(why: str, *shown: Shown, subject: str = "", remedy: str = "") -> Outcome:
+    """UNKNOWN, with its reason."""
+    return Outcome(Verdict.UNKNOWN, why, shown, subject=subject, remedy=remedy)
+
+
+def not_applicable(why: str, *shown: Shown) -> Outcome:
+    """N/A, with its reason."""
+    return Outcome(Verdict.NOT_APPLICABLE, why, shown)

@@ -1,0 +1,7 @@
+"""Checks of cpu. Pure."""
+
+from __future__ import annotations
+
+from ebpfperf.doctor.declaration import Check
+
+CHECKS: tuple[Check, ...] = ()

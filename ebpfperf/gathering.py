@@ -1,0 +1,238 @@
+"""Gathers everything that a diagnosis is made of: the API's lists, and of each node its answers.
+
+Nodes are asked at once, each over one connection. Nothing is changed; the two probes of the
+underlay send a few datagrams between nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ebpfperf import conditions, drop_reading, map_reading, reach
+from ebpfperf.errors import EbpfperfError, KubeError, NodeError
+from ebpfperf.evidence import API, Evidence, Item
+from ebpfperf.evidence_sources import (
+    API_SOURCES,
+    COUNTS,
+    LATER,
+    LOG,
+    MAP_KINDS,
+    MAPS,
+    NODE_SOURCES,
+    ApiSource,
+    NodeSource,
+)
+from ebpfperf.kube import Kube
+from ebpfperf.kube_objects import Object
+from ebpfperf.reach import AT_ONCE
+from ebpfperf.remote import Node
+
+TIMEOUT_S = 20.0
+LOG_LINES = 4_000
+_CLUSTER_WIDE = ("ClusterInformation", "FelixConfiguration", "IPPool", "Installation", "Node")
+_SERVICES_ENDPOINT = "kubernetes-services-endpoint"
+# What of an object nobody judges, and may be large or private.
+_METADATA = ("managedFields", "ownerReferences", "finalizers", "selfLink")
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_POD_SPEC = ("nodeName", "hostNetwork", "containers")
+_POD_STATUS = ("phase", "podIP", "podIPs", "conditions")
+_CONTAINER = ("name", "image", "env", "envFrom")
+# Variables of calico-node that decide on something here; others may be secrets.
+_VARIABLES = ("FELIX_", "IP", "CALICO_", "NODENAME", "KUBERNETES_SERVICE_")
+
+
+def gather(
+    kube: Kube,
+    names: Sequence[str],
+    *,
+    ssh_config: Path | None,
+    seconds: float,
+    maps: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Evidence:
+    """The evidence of these nodes and of the cluster.
+
+    Parameters
+    ----------
+    seconds
+        Between the two readings of what is counted; 0: one reading alone.
+    maps
+        Whether BPF maps are read as well.
+    say
+        Told what is done now, in a few words.
+
+    Raises
+    ------
+    KubeError
+        The API cannot be reached at all; what it refuses of single lists is in their items.
+    """
+    begun = now_utc()
+    say("asking the API")
+    items = [_list(kube, source) for source in API_SOURCES]
+    items += [_log(kube, name) for name in names]
+    say(f"asking {len(names)} nodes")
+    nodes, refused = reach.log_in(names, ssh_config=ssh_config)
+    try:
+        with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(nodes) or 1)) as pool:
+            begun_at = time.monotonic()
+            for found in pool.map(_first, nodes.values()):
+                items += found
+            if maps:
+                items += pool.map(_maps, nodes.values())
+            passed_s = 0.0
+            if seconds:
+                say("counting")
+                time.sleep(max(0.0, seconds - (time.monotonic() - begun_at)))
+                passed_s = time.monotonic() - begun_at
+                for found in pool.map(_later, nodes.values()):
+                    items += found
+                items += [_list(kube, each, LATER) for each in API_SOURCES if each.twice]
+    finally:
+        for node in nodes.values():
+            node.close()
+    return Evidence.of(
+        items,
+        nodes=names,
+        release=kube.release() or "",
+        taken_utc=begun,
+        seconds=passed_s,
+        lost={name: error.what for name, error in refused.items()},
+    )
+
+
+def now_utc() -> str:
+    """The time, ``2026-01-31T09:05:33Z``."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# ------------------------------------------------------------------------------------ API
+
+
+def _list(kube: Kube, source: ApiSource, ending: str = "") -> Item:
+    taken = now_utc()
+    name = source.name + ending
+    try:
+        if source.kind in _CLUSTER_WIDE:
+            found = kube.cluster_wide(source.kind)
+        elif source.kind == "ConfigMap":
+            found = kube.everywhere(source.kind, named=_SERVICES_ENDPOINT)
+        else:
+            found = kube.everywhere(source.kind)
+    except KubeError as error:
+        if error.fields.get("status") == 404:
+            # A kind that the cluster does not have: none of it is there.
+            return Item(name, API, source.asked, taken, b"[]")
+        if "status" not in error.fields:
+            raise
+        return Item(name, API, source.asked, taken, error=error.what)
+    content = json.dumps([_trimmed(each) for each in found], separators=(",", ":")).encode()
+    return Item(name, API, source.asked, taken, content)
+
+
+def _trimmed(found: Object) -> Object:
+    """An object without what nobody judges: of pods, what they are and where."""
+    meta = {key: value for key, value in found["metadata"].items() if key not in _METADATA}
+    if annotations := meta.get("annotations"):
+        meta["annotations"] = {k: v for k, v in annotations.items() if k != _APPLIED}
+    kept = {**found, "metadata": meta}
+    spec = found.get("spec") or {}
+    if "containers" in spec:
+        kept["spec"] = _pod_spec(spec)
+        status = found.get("status") or {}
+        kept["status"] = {key: status[key] for key in _POD_STATUS if key in status}
+    elif "template" in spec:
+        inside = _pod_spec((spec["template"] or {}).get("spec") or {})
+        kept["spec"] = {**spec, "template": {**spec["template"], "spec": inside}}
+    return kept
+
+
+def _pod_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: spec[key] for key in _POD_SPEC if key in spec}
+    if "nodeSelector" in spec:
+        kept["nodeSelector"] = spec["nodeSelector"]
+    containers = []
+    for each in spec.get("containers") or []:
+        own = {key: each[key] for key in _CONTAINER if key in each}
+        if "env" in own:
+            own["env"] = [
+                one for one in own["env"] or [] if str(one.get("name")).startswith(_VARIABLES)
+            ]
+        containers.append(own)
+    return {**kept, "containers": containers}
+
+
+def _log(kube: Kube, name: str) -> Item:
+    taken, asked = now_utc(), f"kubectl logs (calico-node of {name}) --tail={LOG_LINES}"
+    try:
+        pod = kube.calico_node_pod(name)
+        if pod is None:
+            return Item(LOG, name, asked, taken, error="there is no calico-node pod on it")
+        meta = pod["metadata"]
+        asked = f"kubectl logs -n {meta['namespace']} {meta['name']} --tail={LOG_LINES}"
+        containers = [str(c.get("name")) for c in pod.get("spec", {}).get("containers") or []]
+        text = kube.logs(
+            meta["namespace"],
+            meta["name"],
+            tail_lines=LOG_LINES,
+            container="calico-node" if "calico-node" in containers else None,
+        )
+    except KubeError as error:
+        return Item(LOG, name, asked, taken, error=error.what)
+    return Item(LOG, name, asked, taken, text.encode())
+
+
+# ---------------------------------------------------------------------------------- nodes
+
+
+def _first(node: Node) -> list[Item]:
+    # What is read twice first: the time between its readings is the longest that there is.
+    ordered = sorted(NODE_SOURCES, key=lambda source: not source.twice)
+    return [_counts(node, ""), *(_command(node, source, "") for source in ordered)]
+
+
+def _later(node: Node) -> list[Item]:
+    twice = [source for source in NODE_SOURCES if source.twice]
+    return [_counts(node, LATER), *(_command(node, source, LATER) for source in twice)]
+
+
+def _command(node: Node, source: NodeSource, ending: str) -> Item:
+    taken, asked = now_utc(), shlex.join(source.argv)
+    name = source.name + ending
+    try:
+        done = node.run(source.argv, timeout_s=TIMEOUT_S, check=False)
+    except NodeError as error:
+        return Item(name, node.name, asked, taken, error=error.what)
+    content = done.stdout if done.stdout or not done.status else done.stderr
+    return Item(name, node.name, asked, taken, content, done.status)
+
+
+def _counts(node: Node, ending: str) -> Item:
+    taken, name = now_utc(), COUNTS + ending
+    asked = "tc -s qdisc show; tc filter show; bpftool map dump (Calico's counters)"
+    try:
+        done = node.run(
+            conditions.COMMAND, input=drop_reading.question(), timeout_s=TIMEOUT_S, check=False
+        )
+    except NodeError as error:
+        return Item(name, node.name, asked, taken, error=error.what)
+    if done.status:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        why = f"what its programs count cannot be read: {said or f'status {done.status}'}"
+        return Item(name, node.name, asked, taken, status=done.status, error=why)
+    return Item(name, node.name, asked, taken, done.stdout, done.status)
+
+
+def _maps(node: Node) -> Item:
+    taken, asked = now_utc(), f"bpftool map dump (Calico's {', '.join(MAP_KINDS)})"
+    try:
+        content = map_reading.answer(node, MAP_KINDS)
+    except EbpfperfError as error:
+        return Item(MAPS, node.name, asked, taken, error=error.what)
+    return Item(MAPS, node.name, asked, taken, content, 0)
