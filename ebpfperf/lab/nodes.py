@@ -20,7 +20,9 @@ from ebpfperf.lab.state import MARKER
 # /mnt is borrowed for a moment, to carry the state directory over into the new /run; until that is
 # there, -n keeps mount from making /run/mount on the host. An overlay takes owner and mode of its
 # root from the upper directory. A locked root cannot log in, key or not: here it is unlocked, in
-# the node's own copy.
+# the node's own copy. Only the machine's first network namespace has the JIT's sysctls: they are laid
+# read-only among the node's own, so that it shows what a real node does. A mount is staged because
+# a path below /proc/sys/net leads into the network namespace of whoever walks it.
 _SETUP = """\
 set -e
 hostname "$1"
@@ -52,6 +54,20 @@ for name in all default; do
   echo 0 >/proc/sys/net/ipv4/conf/$name/send_redirects
 done
 echo 1 >/proc/sys/net/ipv4/ip_forward
+core=/proc/sys/net/core staged=/run/.core
+mkdir $staged
+mount -n -t tmpfs -o mode=755 tmpfs $staged
+table='for file in '$core'/$0; do
+  [ ! -e "$file" ] || { : >"$1/${file##*/}"; echo "$file $1/${file##*/} none $2 0 0"; }
+done >/run/.table'
+if sh -c "$table" '*' $staged bind && mount -n -a -T /run/.table &&
+  nsenter --net=/proc/$PPID/ns/net sh -c "$table && mount -n -a -T /run/.table" \
+    'bpf_jit_*' $staged bind,ro; then
+  mount -n --move $staged $core
+else
+  umount -n -R $staged
+fi 2>/dev/null
+rm -rf /run/.table $staged
 ip link set lo up
 echo ready
 exec sleep infinity >/dev/null 2>&1
