@@ -90,6 +90,10 @@ class Diagnosis:
     from_bundle
         Whether the evidence was read from a bundle; ``pseudonyms``: whether its names are not the
         true ones.
+    emulated
+        Whether the nodes say that they are the embedded lab's.
+    seconds
+        How long was counted.
     """
 
     taken_utc: str
@@ -100,6 +104,8 @@ class Diagnosis:
     version: str
     from_bundle: bool = False
     pseudonyms: bool = False
+    emulated: bool = False
+    seconds: float = 0.0
 
     def outcomes(self) -> Iterator[tuple[Result, Outcome]]:
         """Every outcome with its check, worst first, else in the checks' order."""
@@ -121,6 +127,8 @@ class Diagnosis:
             "lost": dict(self.lost),
             "from_bundle": self.from_bundle,
             "pseudonyms": self.pseudonyms,
+            "emulated": self.emulated,
+            "seconds": self.seconds,
             "results": [
                 {**asdict(result), "verdict": result.verdict.value} for result in self.results
             ],
@@ -150,6 +158,8 @@ def from_json(document: Mapping[str, Any]) -> Diagnosis:
             str(document["ebpfperf"]),
             bool(document["from_bundle"]),
             bool(document["pseudonyms"]),
+            bool(document["emulated"]),
+            float(document["seconds"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,8 @@ def gather(
     ssh_config: Path | None,
     seconds: float,
     maps: bool = True,
+    only: Collection[str] | None = None,
+    connected: Mapping[str, Node] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evidence:
     """The evidence of these nodes and of the cluster.
@@ -65,6 +67,10 @@ def gather(
         Between the two readings of what is counted; 0: one reading alone.
     maps
         Whether BPF maps are read as well.
+    only
+        Names of the sources that are gathered; None: all.
+    connected
+        Nodes that are connected already and stay so; None: they are connected here.
     say
         Told what is done now, in a few words.
 
@@ -75,14 +81,18 @@ def gather(
     """
     begun = now_utc()
     say("asking the API")
-    items = [_list(kube, source) for source in API_SOURCES]
-    items += [_log(kube, name) for name in names]
+    asked = [source for source in API_SOURCES if only is None or source.name in only]
+    items = [_list(kube, source) for source in asked]
+    if only is None or LOG in only:
+        items += [_log(kube, name) for name in names]
     say(f"asking {len(names)} nodes")
-    nodes, refused = reach.log_in(names, ssh_config=ssh_config)
+    nodes, refused = (
+        reach.log_in(names, ssh_config=ssh_config) if connected is None else (connected, {})
+    )
     try:
         with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(nodes) or 1)) as pool:
             begun_at = time.monotonic()
-            for found in pool.map(_first, nodes.values()):
+            for found in pool.map(lambda node: _first(node, only), nodes.values()):
                 items += found
             if maps:
                 items += pool.map(_maps, nodes.values())
@@ -95,7 +105,7 @@ def gather(
                     items += found
                 items += [_list(kube, each, LATER) for each in API_SOURCES if each.twice]
     finally:
-        for node in nodes.values():
+        for node in nodes.values() if connected is None else ():
             node.close()
     return Evidence.of(
         items,
@@ -191,10 +201,12 @@ def _log(kube: Kube, name: str) -> Item:
 # ---------------------------------------------------------------------------------- nodes
 
 
-def _first(node: Node) -> list[Item]:
+def _first(node: Node, only: Collection[str] | None) -> list[Item]:
     # What is read twice first: the time between its readings is the longest that there is.
     ordered = sorted(NODE_SOURCES, key=lambda source: not source.twice)
-    return [_counts(node, ""), *(_command(node, source, "") for source in ordered)]
+    asked = [source for source in ordered if only is None or source.name in only]
+    counted = [_counts(node, "")] if only is None or COUNTS in only else []
+    return [*counted, *(_command(node, source, "") for source in asked)]
 
 
 def _later(node: Node) -> list[Item]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
 from ebpfperf.diagnosis import Diagnosis, Outcome, Result, Verdict
 from ebpfperf.doctor import cpu, drops, ebpf_on, performance, services
-from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
+from ebpfperf.doctor.case import UNREADABLE, Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.errors import InputError
 from ebpfperf.evidence import Evidence
+from ebpfperf.kube_objects import Object
 
+_LAB = "lab.ebpfperf/"
 CHECKS: tuple[Check, ...] = (
     *ebpf_on.CHECKS,
     *services.CHECKS,
@@ -51,6 +53,8 @@ def diagnose(
         version("ebpfperf"),
         from_bundle,
         evidence.pseudonyms,
+        _emulated(case),
+        evidence.seconds,
     )
 
 
@@ -86,7 +90,7 @@ def _asked(ask: Callable[[], Iterable[Outcome]], node: str) -> list[Outcome]:
         found = list(ask())
     except Missing as missing:
         found = [unknown(f"{missing.why[:1].upper()}{missing.why[1:]}.", *missing.shown)]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except UNREADABLE as error:
         found = [unknown(f"The evidence cannot be read: {error!r}.")]
     return [each if each.node else replace(each, node=node) for each in found]
 
@@ -104,11 +108,24 @@ def _outside(case: Case, check: Check) -> str:
     return ""
 
 
+def _emulated(case: Case) -> bool:
+    """Whether a node says that it is the embedded lab's."""
+    try:
+        marks = [mark for node in case.objects("nodes") for mark in _annotations(node)]
+    except (Missing, KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return any(mark.startswith(_LAB) for mark in marks)
+
+
+def _annotations(node: Object) -> Mapping[str, str]:
+    return node["metadata"].get("annotations") or {}
+
+
 def _to_be_on(case: Case, node: str) -> bool:
     """Whether eBPF mode is asked for on the node, or that is not known."""
     try:
         return case.wants_ebpf(node)
-    except Missing:
+    except (Missing, *UNREADABLE):
         return True
 
 
