@@ -6,26 +6,39 @@ Whatever is not there raises ``Missing`` with the reason; ``judge`` makes UNKNOW
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-from ebpfperf import felix_values
+from ebpfperf import felix_values, map_answers
 from ebpfperf import network_view as view
 from ebpfperf.calico import felix_fields, felixenv
 from ebpfperf.calico.felix_fields import PREFIX
 from ebpfperf.calico.nodelog import FelixState, LoggedDataplane, felix_state, parse
 from ebpfperf.calico.releases import minor
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
+from ebpfperf.doctor import node_answers, node_state
+from ebpfperf.doctor.node_answers import Processes
+from ebpfperf.doctor.node_state import Clues, NodeState
 from ebpfperf.drop_counts import NodeCounts
 from ebpfperf.drop_counts import parse as parse_counts
+from ebpfperf.errors import EbpfperfError
 from ebpfperf.evidence import API, Evidence, Item
-from ebpfperf.evidence_sources import COUNTS, LATER, LOG
+from ebpfperf.evidence_sources import COUNTS, LATER, LOG, MAP_KINDS, MAPS
 from ebpfperf.felix_values import Effective
 from ebpfperf.kube_objects import Object, internal_ip
+from ebpfperf.map_answers import NodeMaps
+from ebpfperf.mapdump import reading
+from ebpfperf.units import UNKNOWN
 
 T = TypeVar("T")
 EXCERPT_LINES, EXCERPT_CHARACTERS = 12, 1_200
 _NOT_FOUND = 127
+# Whatever a parser may raise of an answer that is none.
+UNREADABLE = (
+    ArithmeticError, AttributeError, EbpfperfError, LookupError, RecursionError, TypeError,
+    ValueError, re.error,
+)  # fmt: skip
 
 
 class Missing(Exception):
@@ -108,6 +121,14 @@ class Case:
             raise Missing("the node has no IPv4 InternalIP")
         return found
 
+    def services(self) -> list[Object]:
+        """All Services; Missing."""
+        return self.objects("services")
+
+    def slices(self, *, later: bool = False) -> list[Object]:
+        """All EndpointSlices, by the first or the later reading; Missing."""
+        return self.objects("endpointslices" + (LATER if later else ""))
+
     def pools(self) -> dict[str, Mapping[str, Any]]:
         """Name → spec of every IPPool; Missing."""
         return {
@@ -148,7 +169,21 @@ class Case:
         asked = [value.value, *(given.value for given in value.shadowed)]
         if value.origin is felix_values.Origin.OVERRIDE:
             asked = asked[1:]
+        if asked and str(asked[0]).startswith(UNKNOWN):
+            raise Missing(f"bpfEnabled is not known: {asked[0]}")
         return bool(asked) and asked[0] is True
+
+    def state(self, node: str) -> NodeState:
+        """Whether the node forwards by eBPF, or has fallen back, or that is not known."""
+        return self._keep(("state", node), lambda: self._state(node))
+
+    def _state(self, node: str) -> NodeState:
+        clues = Clues(
+            _or_none(lambda: self.logged(node).dataplane),
+            _or_none(lambda: self.wants_ebpf(node)),
+            _or_none(lambda: tuple(self.programs(node).calico_devices)),
+        )
+        return node_state.state(clues, log=LOG, counts=COUNTS, resources="felixconfigurations")
 
     def _felix(self, node: str) -> felix_values.Evidence:
         _ = self.minor
@@ -207,6 +242,45 @@ class Case:
             raise Missing(f"no device carries {address}", self.show("links", node))
         return found
 
+    def routes(self, node: str) -> tuple[view.Route, ...]:
+        """The node's IPv4 routes of all tables but ``local``; Missing."""
+        return self._keep(
+            ("routes", node), lambda: node_answers.parse_routes(self.text("routes", node))
+        )
+
+    def settings(self, node: str) -> Mapping[str, str]:
+        """Sysctl (``net.ipv4.ip_forward``) → value, as far as the node has them; Missing."""
+        return self._keep(
+            ("settings", node), lambda: node_answers.parse_settings(self.text("settings", node))
+        )
+
+    def processes(self, node: str, *, later: bool = True) -> Processes:
+        """calico-node, kube-proxy and iperf3 there, by the later or first reading; Missing."""
+        source = "processes" + (LATER if later else "")
+        return self._keep(
+            (source, node), lambda: node_answers.parse_processes(self.text(source, node))
+        )
+
+    def maps(self, node: str) -> NodeMaps:
+        """Calico's maps of services, connections and routes; Missing."""
+        return self._keep(("maps", node), lambda: self._maps(node))
+
+    def _maps(self, node: str) -> NodeMaps:
+        purposes = dict.fromkeys(p for kind in MAP_KINDS for p in reading.KINDS[kind])
+        try:
+            return map_answers.parse(
+                node, self.item(MAPS, node).content, list(purposes), release=self.release or None
+            )
+        except EbpfperfError as error:
+            raise Missing(error.what, self.show(MAPS, node, error.what)) from error
+
+    def programs(self, node: str) -> NodeCounts:
+        """Programs on devices by the newest reading that there is; Missing."""
+        try:
+            return self.counts(node)
+        except Missing:
+            return self.counts(node, later=False)
+
     def counts(self, node: str, *, later: bool = True) -> NodeCounts:
         """Programs on devices and what is counted of drops, by the later or first reading."""
         source = COUNTS + (LATER if later else "")
@@ -224,6 +298,14 @@ class Case:
         if isinstance(found, Missing):
             raise found
         return cast(T, found)
+
+
+def _or_none(ask: Callable[[], T]) -> T | None:
+    """What is asked for, or None where it is missing or cannot be read."""
+    try:
+        return ask()
+    except (Missing, *UNREADABLE):
+        return None
 
 
 def unknown(why: str, *shown: Shown, subject: str = "", remedy: str = "") -> Outcome:
