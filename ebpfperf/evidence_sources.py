@@ -49,10 +49,16 @@ net/core/bpf_jit_enable net/core/bpf_jit_harden \
 net/ipv4/conf/all/rp_filter net/ipv4/ip_forward net/ipv4/conf/all/accept_local
 true
 """
+# All tables that are there: asking for nat would load it. A dash: the program is not installed.
 RULES = """\
+counted() {
+  pattern=$1; shift
+  command -v "$1" >/dev/null 2>&1 || { echo -; return; }
+  "$@" 2>/dev/null | grep -c -- "$pattern"
+}
 for try in 1 2 3 4 5; do
-  echo "$(date +%s.%N) iptables $(iptables-save -t nat 2>/dev/null | grep -c -- KUBE-S) \
-nft $(nft list ruleset 2>/dev/null | grep -c -- kube-proxy)"
+  echo "$(date +%s.%N) iptables $(counted KUBE-S iptables-save) \
+legacy $(counted KUBE-S iptables-legacy-save) nft $(counted kube-proxy nft list ruleset)"
   [ "$try" = 5 ] || sleep 0.4
 done
 """
