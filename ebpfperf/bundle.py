@@ -1,34 +1,105 @@
 """A cluster's evidence as one file: a tar archive, gzip, that people can open and read.
 
 ``index.json`` says of each item its source, node, command, time, status and file; the files below
-``items/`` hold what was printed, unchanged.
+``items/`` hold what was printed, unchanged but for secrets. An archive may come from anywhere: it
+is read within bounds, nothing of it is written to disk, and what is none is refused in a sentence.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
+import re
 import tarfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ebpfperf.errors import InputError
 from ebpfperf.evidence import Evidence, Item
+from ebpfperf.evidence_secrets import redacted
 
 SCHEMA = 1
+MOST_BYTES = 1_000_000_000
+MOST_FILES = 200_000
 _INDEX = "index.json"
 _FIELDS = ("source", "node", "asked", "taken_utc", "status", "error")
+_FILE = re.compile(r"items/[\w.-]+")
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_MODE = 0o600
 
 
-def write(evidence: Evidence, path: Path) -> None:
-    """Write the archive; OSError."""
-    rows, files = [], []
+class _Unfit(Exception):
+    """The file is no bundle; says why."""
+
+
+def write(evidence: Evidence, path: Path, *, force: bool = False) -> None:
+    """Write the archive, without secrets, readable by its owner alone.
+
+    It exists whole or not at all. FileExistsError where something is there, unless ``force``;
+    other OSError as they come.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        with os.fdopen(handle, "wb") as file:
+            _written(redacted(evidence), file)
+        if force:
+            part.replace(path)
+        else:
+            # Unlike a rename, a link never replaces what has come there meanwhile.
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Evidence:
+    """The evidence of an archive that ``write`` made.
+
+    Raises
+    ------
+    InputError
+        It is none, it is damaged, too large, or of another schema.
+    """
+    remedy = "Make one: ebpfperf bundle."
+    try:
+        files = _files(path)
+        index = json.loads(files[_INDEX])
+        if not isinstance(index, dict):
+            raise _Unfit(f"its {_INDEX} is no object")
+        schema = index.get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            remedy = "Read it with a newer ebpfperf."
+            raise _Unfit(f"its schema is {schema}, and this version reads {SCHEMA}")
+        if schema != SCHEMA:
+            raise _Unfit(f"its schema is {schema!r}, not {SCHEMA}")
+        return _evidence(index, files)
+    except _Unfit as unfit:
+        why = str(unfit)
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.", remedy, path=str(path)) from None
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        why = f"it is damaged, or no tar archive of gzip ({error})"
+    except UnicodeDecodeError:
+        why = f"its {_INDEX} is no text"
+    except (ValueError, RecursionError) as error:
+        why = f"its {_INDEX} is no JSON ({error})"
+    raise InputError(f"{path} is no bundle of evidence: {why}.", remedy, path=str(path))
+
+
+# -------------------------------------------------------------------------------- writing
+
+
+def _written(evidence: Evidence, file: BinaryIO) -> None:
+    rows, contents = [], []
     for number, item in enumerate(evidence):
-        name = f"items/{number:04d}-{item.node or 'api'}-{item.source.replace('/', '-')}"
+        words = (f"{number:04d}", item.node or "api", item.source)
+        name = "items/" + "-".join(_NOT_IN_NAMES.sub("-", word) for word in words)
         rows.append({**{key: getattr(item, key) for key in _FIELDS}, "file": name})
-        files.append((name, item.content))
+        contents.append((name, item.content))
     index = {
         "schema": SCHEMA,
         "taken_utc": evidence.taken_utc,
@@ -39,49 +110,87 @@ def write(evidence: Evidence, path: Path) -> None:
         "pseudonyms": evidence.pseudonyms,
         "items": rows,
     }
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in ((_INDEX, json.dumps(index, indent=1).encode()), *files):
+    first = (_INDEX, json.dumps(index, indent=1).encode())
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for name, content in (first, *contents):
             entry = tarfile.TarInfo(name)
-            entry.size = len(content)
+            entry.size, entry.mode = len(content), _MODE
             archive.addfile(entry, io.BytesIO(content))
 
 
-def read(path: Path) -> Evidence:
-    """The evidence of an archive that ``write`` made.
+# -------------------------------------------------------------------------------- reading
 
-    Raises
-    ------
-    InputError
-        It is none, it is damaged, or of another schema.
-    """
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            files = {
-                entry.name: file.read()
-                for entry in archive
-                if entry.isfile() and (file := archive.extractfile(entry)) is not None
-            }
-        index = json.loads(files[_INDEX])
-        return _evidence(index, files)
-    except (OSError, EOFError, tarfile.TarError, zlib.error, KeyError, TypeError, ValueError) as e:
-        raise InputError(
-            f"{path} is no bundle of evidence: {e!r}.", "Make one: ebpfperf bundle.", path=str(path)
-        ) from e
+
+class _Bounded(io.RawIOBase):
+    """What is unpacked, up to a bound: few bytes of gzip may be any number of zeros."""
+
+    def __init__(self, packed: gzip.GzipFile) -> None:
+        super().__init__()
+        self._packed = packed
+        self._left = MOST_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; ``_Unfit`` beyond the bound."""
+        found = self._packed.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+        self._left -= len(found)
+        if self._left < 0:
+            raise _Unfit(f"it unpacks to more than {MOST_BYTES // 1_000_000} MB")
+        return found
+
+
+def _files(path: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    with (
+        gzip.open(path, "rb") as packed,
+        tarfile.open(fileobj=_Bounded(packed), mode="r|") as archive,
+    ):
+        for entry in archive:
+            if not entry.isreg() or not (entry.name == _INDEX or _FILE.fullmatch(entry.name)):
+                raise _Unfit(f"it holds {entry.name[:80]!r}, which no bundle does")
+            if entry.size > MOST_BYTES or len(files) >= MOST_FILES:
+                raise _Unfit("it holds more than any bundle does")
+            content = archive.extractfile(entry)
+            assert content is not None, "a regular file has a content"
+            files[entry.name] = content.read()
+    if _INDEX not in files:
+        raise _Unfit(f"it has no {_INDEX}")
+    return files
 
 
 def _evidence(index: Mapping[str, Any], files: Mapping[str, bytes]) -> Evidence:
-    if index["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {index['schema']}, not {SCHEMA}")
-    items = [
-        Item(**{key: row[key] for key in _FIELDS}, content=files[row["file"]])
-        for row in index["items"]
-    ]
+    items = []
+    for row in _of(index, "items", list):
+        if not isinstance(row, dict):
+            raise _Unfit("an item is no object")
+        own = {key: _of(row, key, str) for key in _FIELDS if key != "status"}
+        status = row.get("status")
+        if status is not None and not isinstance(status, int):
+            raise _Unfit("an item's status is no number")
+        name = _of(row, "file", str)
+        if name not in files:
+            raise _Unfit(f"its file {name} is missing")
+        items.append(Item(**own, status=status, content=files[name]))
+    nodes = _of(index, "nodes", list)
+    lost = _of(index, "lost", dict)
+    if not all(isinstance(each, str) for each in (*nodes, *lost, *lost.values())):
+        raise _Unfit("its nodes are no names")
     return Evidence.of(
         items,
-        nodes=index["nodes"],
-        release=index["calico_release"],
-        taken_utc=index["taken_utc"],
-        seconds=index["seconds"],
-        lost=index["lost"],
-        pseudonyms=index["pseudonyms"],
+        nodes=nodes,
+        release=_of(index, "calico_release", str),
+        taken_utc=_of(index, "taken_utc", str),
+        seconds=float(_of(index, "seconds", (int, float))),
+        lost=lost,
+        pseudonyms=_of(index, "pseudonyms", bool),
     )
+
+
+def _of(row: Mapping[str, Any], key: str, kind: Any) -> Any:
+    """The value of a key, of that type; ``_Unfit``."""
+    found = row.get(key)
+    if not isinstance(found, kind):
+        raise _Unfit(f"its {_INDEX} has no right {key}")
+    return found

@@ -12,6 +12,7 @@ import typer
 
 from ebpfperf import printing
 from ebpfperf.commands import (
+    bundle,
     campaigns,
     clusters,
     comparisons,
@@ -48,6 +49,7 @@ for command in (
     clusters.facts,
     comparisons.compare,
     doctor.doctor,
+    bundle.bundle,
     drops.drops,
     reports.report,
 ):

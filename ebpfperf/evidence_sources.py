@@ -68,6 +68,16 @@ echo '==> links <=='; ip -s -j link show
 echo '==> snmp <=='; cat /proc/net/snmp /proc/net/netstat
 echo '==> stat <=='; grep '^cpu' /proc/stat
 """
+FILTERS = """\
+for d in /sys/class/net/*; do
+  for way in ingress egress; do
+    found=$(tc filter show dev "${d##*/}" "$way" 2>/dev/null)
+    [ -z "$found" ] || printf '==> %s %s <==\\n%s\\n' "${d##*/}" "$way" "$found"
+  done
+done
+echo '==> net <=='; bpftool net show 2>&1
+true
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,11 @@ NODE_SOURCES = (
     NodeSource("processes", _script(PROCESSES), "calico-node, kube-proxy: processor time", True),
     NodeSource("statistics", _script(STATISTICS), "what the kernel counts", True),
 )  # fmt: skip
+# For people who look at a bundle; no check reads them.
+SUPPORT_SOURCES = (
+    NodeSource("programs", ("bpftool", "-j", "prog", "show"), "BPF programs that are loaded"),
+    NodeSource("filters", _script(FILTERS), "programs on devices, as tc and bpftool see them"),
+)
 API_SOURCES = (
     ApiSource("clusterinformation", "ClusterInformation", "kubectl get clusterinformation",
               "Calico's release"),
@@ -151,7 +166,8 @@ API_SOURCES = (
               "who is behind the services", True),
 )  # fmt: skip
 # Gathered by calls of their own, see ``gathering``.
-COUNTS, MAPS, LOG, VXLAN_PROBE, SOURCE_PROBE, TRAFFIC = (
-    "counts", "maps", "log", "vxlan-probe", "source-probe", "traffic"
+COUNTS, MAPS, LOG, VXLAN_PROBE, SOURCE_PROBE, TRAFFIC, MACHINE = (
+    "counts", "maps", "log", "vxlan-probe", "source-probe", "traffic", "machine"
 )  # fmt: skip
+LOG_BEFORE = "log-before-restart"
 MAP_KINDS = ("nat", "conntrack", "routes")

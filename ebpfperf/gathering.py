@@ -23,9 +23,11 @@ from ebpfperf.evidence_sources import (
     COUNTS,
     LATER,
     LOG,
+    LOG_BEFORE,
     MAP_KINDS,
     MAPS,
     NODE_SOURCES,
+    SUPPORT_SOURCES,
     ApiSource,
     NodeSource,
 )
@@ -36,6 +38,8 @@ from ebpfperf.remote import Node
 
 TIMEOUT_S = 20.0
 LOG_LINES = 4_000
+# A node's conntrack map has room for 512 000 connections where nobody changed that.
+_MOST_OF_A_NODE, _MOST_OF_ALL, _FEWEST_ENTRIES = 600_000, 3_000_000, 20_000
 _CLUSTER_WIDE = ("ClusterInformation", "FelixConfiguration", "IPPool", "Installation", "Node")
 _SERVICES_ENDPOINT = "kubernetes-services-endpoint"
 # What of an object nobody judges, and may be large or private.
@@ -57,6 +61,8 @@ def gather(
     maps: bool = True,
     only: Collection[str] | None = None,
     connected: Mapping[str, Node] | None = None,
+    support: bool = False,
+    most_entries: int = map_reading.MOST_ENTRIES,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evidence:
     """The evidence of these nodes and of the cluster.
@@ -71,6 +77,11 @@ def gather(
         Names of the sources that are gathered; None: all.
     connected
         Nodes that are connected already and stay so; None: they are connected here.
+    support
+        Whether also what no check reads and people ask for: ``SUPPORT_SOURCES``, and calico-node's
+        log from before its last restart.
+    most_entries
+        How many entries of each map are read.
     say
         Told what is done now, in a few words.
 
@@ -85,6 +96,8 @@ def gather(
     items = [_list(kube, source) for source in asked]
     if only is None or LOG in only:
         items += [_log(kube, name) for name in names]
+    if support:
+        items += [item for name in names for item in _log_before(kube, name)]
     say(f"asking {len(names)} nodes")
     nodes, refused = (
         reach.log_in(names, ssh_config=ssh_config) if connected is None else (connected, {})
@@ -95,7 +108,10 @@ def gather(
             for found in pool.map(lambda node: _first(node, only), nodes.values()):
                 items += found
             if maps:
-                items += pool.map(_maps, nodes.values())
+                items += pool.map(lambda node: _maps(node, most_entries), nodes.values())
+            if support:
+                for found in pool.map(_support, nodes.values()):
+                    items += found
             passed_s = 0.0
             if seconds:
                 say("counting")
@@ -115,6 +131,11 @@ def gather(
         seconds=passed_s,
         lost={name: error.what for name, error in refused.items()},
     )
+
+
+def entries_of_each(nodes: int) -> int:
+    """How many entries of each map are read of so many nodes, for an archive of bounded size."""
+    return max(_FEWEST_ENTRIES, min(_MOST_OF_A_NODE, _MOST_OF_ALL // max(nodes, 1)))
 
 
 def now_utc() -> str:
@@ -198,6 +219,35 @@ def _log(kube: Kube, name: str) -> Item:
     return Item(LOG, name, asked, taken, text.encode())
 
 
+def _log_before(kube: Kube, name: str) -> list[Item]:
+    """The log of the calico-node before this one, where it was restarted."""
+    taken, asked = now_utc(), f"kubectl logs --previous (calico-node of {name})"
+    try:
+        pod = kube.calico_node_pod(name) or {}
+        restarted = [
+            str(each.get("name"))
+            for each in (pod.get("status") or {}).get("containerStatuses") or []
+            if each.get("restartCount") and each.get("name") == "calico-node"
+        ]
+        if not restarted:
+            return []
+        meta = pod["metadata"]
+        asked = (
+            f"kubectl logs --previous -n {meta['namespace']} {meta['name']} -c {restarted[0]} "
+            f"--tail={LOG_LINES}"
+        )
+        text = kube.logs(
+            meta["namespace"],
+            meta["name"],
+            tail_lines=LOG_LINES,
+            container=restarted[0],
+            previous=True,
+        )
+    except KubeError as error:
+        return [Item(LOG_BEFORE, name, asked, taken, error=error.what)]
+    return [Item(LOG_BEFORE, name, asked, taken, text.encode())]
+
+
 # ---------------------------------------------------------------------------------- nodes
 
 
@@ -241,10 +291,14 @@ def _counts(node: Node, ending: str) -> Item:
     return Item(name, node.name, asked, taken, done.stdout, done.status)
 
 
-def _maps(node: Node) -> Item:
+def _support(node: Node) -> list[Item]:
+    return [_command(node, source, "") for source in SUPPORT_SOURCES]
+
+
+def _maps(node: Node, most_entries: int) -> Item:
     taken, asked = now_utc(), f"bpftool map dump (Calico's {', '.join(MAP_KINDS)})"
     try:
-        content = map_reading.answer(node, MAP_KINDS)
+        content = map_reading.answer(node, MAP_KINDS, most_entries=most_entries)
     except EbpfperfError as error:
         return Item(MAPS, node.name, asked, taken, error=error.what)
     return Item(MAPS, node.name, asked, taken, content, 0)

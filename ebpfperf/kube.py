@@ -20,6 +20,7 @@ from lightkube.generic_resource import (
     GenericNamespacedResource,
     create_api_info,
 )
+from lightkube.resources.core_v1 import PodLog
 from lightkube.types import PatchType
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -217,8 +218,14 @@ class Kube:
         tail_lines: int | None = None,
         since_seconds: int | None = None,
         container: str | None = None,
+        previous: bool = False,
     ) -> str:
-        """The log text of a pod's container."""
+        """The log text of a pod's container; or of the one before its last restart."""
+        if previous:
+            return self._read(
+                f"get the earlier log of pod {namespace}/{pod}",
+                lambda: self._earlier_log(namespace, pod, tail_lines, container),
+            )
         lines = self._read(
             f"get the log of pod {namespace}/{pod}",
             lambda: list(
@@ -340,6 +347,17 @@ class Kube:
             lambda: [dict(o) for o in self._client.list(cls, **_scope(namespace), **selector)],
         )
         return sorted(found, key=lambda obj: str(obj["metadata"]["name"]))
+
+    def _earlier_log(
+        self, namespace: str, pod: str, tail_lines: int | None, container: str | None
+    ) -> str:
+        # lightkube's log() has no such parameter.
+        inner: Any = self._client._client
+        told = {"tailLines": tail_lines, "container": container, "previous": True}
+        asked = inner.prepare_request("get", PodLog, name=pod, namespace=namespace, params=told)
+        answer = inner.send(inner.build_adapter_request(asked))
+        inner.raise_for_status(answer)
+        return str(answer.text)
 
     def _read(self, doing: str, call: Callable[[], T]) -> T:
         try:

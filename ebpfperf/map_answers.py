@@ -20,6 +20,7 @@ from ebpfperf.mapdump import formats, reading
 from ebpfperf.mapdump.entries import Decoded, Entries
 
 _DIGITS = "0123456789"
+MOST_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,9 @@ def parse(
     node: str, answer: bytes, purposes: Sequence[str], *, release: str | None = None
 ) -> NodeMaps:
     """What the script printed. NodeError where it is none of its answers."""
-    line, _, packed = answer.partition(b"\n")
     try:
-        head = json.loads(line)
-        content = zlib.decompress(packed)
-    except (ValueError, zlib.error) as error:
+        head, content = _unpacked(answer)
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise NodeError(
             f"What {node} printed of its maps is unreadable: {error}.", "Try again.", node=node
         ) from error
@@ -132,6 +131,34 @@ def parse(
     if not head["reason"]:
         missing += [f"No map of {one} is pinned." for one in purposes if one not in tried]
     return NodeMaps(node, int(head["now_ns"]), interfaces, tuple(found), tuple(missing))
+
+
+def cuts(answer: bytes) -> tuple[str, ...]:
+    """Of what the script printed: maps of which not every entry was read, a sentence each."""
+    try:
+        maps = json.loads(answer.partition(b"\n")[0])["maps"]
+        return tuple(
+            f"{told['name']}: only {told['sizes'][0] // told['key_bytes']} entries were read"
+            for told in maps
+            if told.get("cut")
+        )
+    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        return ()
+
+
+def _unpacked(answer: bytes) -> tuple[dict[str, Any], bytes]:
+    """The first line, and keys and values: no more than it says that there are."""
+    line, _, packed = answer.partition(b"\n")
+    head = json.loads(line)
+    size = sum(int(bytes_) for told in head["maps"] for bytes_ in told["sizes"])
+    if not 0 <= size <= MOST_BYTES:
+        raise ValueError(f"its maps have {size} bytes")
+    unpacker = zlib.decompressobj()
+    # One more than there must be, so that the end is seen.
+    content = unpacker.decompress(packed, size + 1)
+    if len(content) != size or not unpacker.eof:
+        raise ValueError("its maps are not as long as it says")
+    return head, content
 
 
 def _unknown(pinned: Sequence[str], purposes: Sequence[str]) -> dict[str, str]:

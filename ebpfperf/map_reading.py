@@ -57,7 +57,13 @@ def purposes_of(kinds: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(p for kind in kinds for p in reading.KINDS[kind]))
 
 
-def answer(node: Node, kinds: Sequence[str], *, directory: str = DIRECTORY) -> bytes:
+def answer(
+    node: Node,
+    kinds: Sequence[str],
+    *,
+    directory: str = DIRECTORY,
+    most_entries: int = MOST_ENTRIES,
+) -> bytes:
     """What the node prints of its maps of these kinds, for ``map_answers.parse``; NodeError."""
     groups = [
         list(dict.fromkeys(each.name for each in versions_of(purpose) if each.family == family))
@@ -67,7 +73,7 @@ def answer(node: Node, kinds: Sequence[str], *, directory: str = DIRECTORY) -> b
     asked = {
         "directory": directory,
         "groups": [group for group in groups if group],
-        "most_entries": MOST_ENTRIES,
+        "most_entries": most_entries,
     }
     told = json.dumps({"sources": sources(), "asked": asked}).encode()
     done = node.run(COMMAND, input=told, timeout_s=TIMEOUT_S, check=False, limit_bytes=MOST_BYTES)
