@@ -20,9 +20,9 @@ from ebpfperf.lab.state import MARKER
 # /mnt is borrowed for a moment, to carry the state directory over into the new /run; until that is
 # there, -n keeps mount from making /run/mount on the host. An overlay takes owner and mode of its
 # root from the upper directory. A locked root cannot log in, key or not: here it is unlocked, in
-# the node's own copy. Only the machine's first network namespace has the JIT's sysctls: they are laid
-# read-only among the node's own, so that it shows what a real node does. A mount is staged because
-# a path below /proc/sys/net leads into the network namespace of whoever walks it.
+# the node's own copy. Only the machine's first network namespace has the JIT's sysctls: they are
+# laid read-only among the node's own, so that it shows what a real node does. That is staged,
+# because a path below /proc/sys/net leads into the network namespace of whoever walks it.
 _SETUP = """\
 set -e
 hostname "$1"

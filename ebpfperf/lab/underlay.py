@@ -9,7 +9,9 @@ their router, .1 in each, which knows the nodes and nothing of their pods.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from ebpfperf.errors import LabError
 from ebpfperf.lab import cgroups
 from ebpfperf.lab.nodes import LabNode, run, start_holder
 from ebpfperf.lab.services import SERVICE_CIDR
@@ -49,8 +51,19 @@ def mac(underlay_ip: str) -> str:
 
 def start_switch(lab: str) -> int:
     """Pid of the process that holds the network between the nodes."""
-    cgroup = cgroups.make(cgroups.lab_cgroup(lab) / "switch")
-    return start_holder(lab, ["--net"], ["sh", "-c", _SWITCH], cgroup=cgroup)
+    return start_holder(lab, ["--net"], ["sh", "-c", _SWITCH], cgroup=cgroups.make(_cgroup(lab)))
+
+
+def switch_pid(lab: str) -> int:
+    """Pid of the process that ``start_switch`` made for a lab; LabError when it is gone."""
+    found = cgroups.members(_cgroup(lab))
+    if not found:
+        raise LabError(f"The lab {lab} has no underlay any more.", "Take it down and up again.")
+    return min(found)
+
+
+def _cgroup(lab: str) -> Path:
+    return cgroups.lab_cgroup(lab) / "switch"
 
 
 def link(switch_pid: int, nodes: Sequence[LabNode], client: LabNode, *, mtu_bytes: int) -> None:

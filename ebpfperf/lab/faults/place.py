@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,15 +14,16 @@ from typing import Any
 
 from ebpfperf.calico.releases import minor
 from ebpfperf.errors import LabError
-from ebpfperf.lab import cgroups, processes
+from ebpfperf.lab import cgroups, processes, underlay
 from ebpfperf.lab.nodes import LabNode, marked_environment, run
-from ebpfperf.lab.own_annotations import FAULT, faults
+from ebpfperf.lab.own_annotations import BY_PROGRAMS, FAULT, FORWARDING, faults
 from ebpfperf.lab.running import Lab
 
 CALICO = "/apis/projectcalico.org/v3"
 FELIX = f"{CALICO}/felixconfigurations"
 LIMIT_S = 60.0
 _POLL_S = 0.1
+_TCX_FROM = (3, 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Place:
     def release(self) -> tuple[int, int]:
         """The release that the lab presents."""
         return minor(self.lab.shape.release)
+
+    def everywhere(self) -> tuple[Place, ...]:
+        """The same lab, at each of its nodes in turn."""
+        return tuple(Place(self.lab, node) for node in self.lab.nodes)
 
     # ------------------------------------------------------------------- API
 
@@ -71,11 +77,34 @@ class Place:
         text = ",".join(sorted(wanted)) or None
         self.patch(path, {"metadata": {"annotations": {FAULT: text}}})
 
+    def forwards_by_programs(self) -> bool:
+        """Whether the lab says that the node forwards by eBPF."""
+        meta = (self.get(f"/api/v1/nodes/{self.node.name}") or {}).get("metadata", {})
+        return (meta.get("annotations") or {}).get(FORWARDING) == BY_PROGRAMS
+
     # -------------------------------------------------------------- commands
 
     def run(self, argv: Sequence[str], *, check: bool = True, input: str | None = None) -> str:
         """What a command prints on the node, its files included; LabError."""
         return run(self.node.enter(argv), check=check, input=input)
+
+    def in_switch(
+        self, argv: Sequence[str], *, check: bool = True, input: str | None = None
+    ) -> str:
+        """What a command prints in the network between the nodes; LabError."""
+        space = f"--net=/proc/{underlay.switch_pid(self.lab.name)}/ns/net"
+        return run(["nsenter", space, "--", *argv], check=check, input=input)
+
+    def program(self, device: str) -> int:
+        """Id of Calico's program where packets enter by a device of the node; 0 without one."""
+        if self.release >= _TCX_FROM:
+            pin = f"/sys/fs/bpf/tcx/{device.replace('.', '')}_ingress"
+            said = self.run(["bpftool", "-j", "link", "show", "pinned", pin], check=False)
+            return int(json.loads(said).get("prog_id", 0)) if said else 0
+        said = self.run(["tc", "-j", "filter", "show", "dev", device, "ingress"], check=False)
+        found = [row["options"]["prog"]["id"] for row in json.loads(said or "[]")
+                 if "prog" in row.get("options", {})]  # fmt: skip
+        return int(found[0]) if found else 0
 
     def start(self, name: str, argv: Sequence[str], *, inside: int | None = None) -> int:
         """Pid of a process of the lab that runs on the node under ``name`` (as ps shows it).
