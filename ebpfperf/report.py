@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from ebpfperf import export, findings, page, templates, verdicts
-from ebpfperf.errors import EbpfperfError, ReportError
+from ebpfperf.errors import EbpfperfError, ParameterError, ReportError
 from ebpfperf.store import Store
 
 _EXECUTION_TIMEOUT_S = 600
@@ -83,7 +83,8 @@ def render(
     Raises
     ------
     ParameterError
-        No such notebook, no such parameter, or a value of the wrong type.
+        No such notebook, no such parameter, or a value of the wrong type; or it is no
+        notebook of campaigns.
     InputError
         ``campaign`` is no campaign directory.
     StoreError
@@ -94,6 +95,11 @@ def render(
     """
     template, given = templates.find(notebook), dict(params or {})
     templates.check(template, given)
+    if templates.subject(template) != templates.CAMPAIGN:
+        raise ParameterError(
+            f"{templates.name_of(template)} is no report of a campaign.",
+            f"It is of a file: its {templates.subject(template)}.",
+        )
     store = Store.open(Path(campaign))
     folder = _folder(Path(out_dir) if out_dir is not None else store.reports_dir)
     stem = templates.name_of(template) + (f"--{_short(given)}" if given else "")
@@ -105,8 +111,48 @@ def render(
     with _writing(folder):
         error = _execute(template, executed, given)
         _write_page(
-            executed, html, store, incomplete=error, fingerprint="" if error else fingerprint
+            executed,
+            html,
+            _stamp(store),
+            incomplete=error,
+            fingerprint="" if error else fingerprint,
         )
+    return _report(template, executed, html, error)
+
+
+def render_file(
+    notebook: str | Path,
+    file: Path,
+    html: Path,
+    *,
+    stamp: str,
+    params: Mapping[str, templates.Scalar] | None = None,
+) -> Report:
+    """The report of one notebook over one file, at ``html``; the notebook beside it.
+
+    Parameters
+    ----------
+    file
+        Goes to the notebook's first parameter.
+    stamp
+        What it is a report of, for the page's top.
+
+    Raises
+    ------
+    ParameterError, ReportError
+        As ``render``.
+    """
+    template, given = templates.find(notebook), dict(params or {})
+    templates.check(template, given)
+    folder, executed = _folder(html.absolute().parent), html.with_suffix(".ipynb")
+    given[templates.subject(template)] = os.path.relpath(file, folder)
+    with _writing(folder):
+        error = _execute(template, executed, given)
+        _write_page(executed, html, stamp, incomplete=error, fingerprint="")
+    return _report(template, executed, html, error)
+
+
+def _report(template: Path, executed: Path, html: Path, error: str) -> Report:
     if error:
         raise ReportError(
             f"{templates.name_of(template)} did not run to its end: {error}",
@@ -182,7 +228,7 @@ def _execute(template: Path, executed: Path, given: Mapping[str, templates.Scala
 
 
 def _write_page(
-    executed: Path, html: Path, store: Store, *, incomplete: str, fingerprint: str
+    executed: Path, html: Path, stamp: str, *, incomplete: str, fingerprint: str
 ) -> None:
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata["ebpfperf"] = {"fingerprint": fingerprint}
@@ -193,7 +239,7 @@ def _write_page(
     text = page.shell(
         title=export.title(notebook),
         body=export.body(notebook),
-        stamp=_stamp(store),
+        stamp=stamp,
         footer=f"ebpfperf {version('ebpfperf')}. The executed notebook is {executed.name}.",
         incomplete=incomplete,
     )
@@ -261,6 +307,7 @@ def _fingerprint(template: Path, given: Mapping[str, templates.Scalar], store: S
     digest = hashlib.sha256(json.dumps(dict(given), sort_keys=True).encode())
     records = sorted(store.path.glob("trials/*/record.json"))
     plan = [store.path / name for name in ("manifest.json", "facts.json")]
+    plan += sorted(store.path.glob("preflight*.json"))
     code = sorted(Path(__file__).parent.glob("*.py"))
     for path in [template, *(path for path in plan if path.is_file()), *records, *code]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -19,6 +19,8 @@ from ebpfperf.errors import ParameterError
 
 Scalar = str | int | float | bool | list[Any] | None
 
+CAMPAIGN = "campaign"
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -45,9 +47,23 @@ def notebooks_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "notebooks"
 
 
-def reports() -> tuple[Path, ...]:
+def all_reports() -> tuple[Path, ...]:
     """The templates that are reports, in order; what is numbered below 10 is to be worked in."""
     return tuple(sorted(notebooks_dir().glob("[1-9][0-9]-*.ipynb")))
+
+
+def reports() -> tuple[Path, ...]:
+    """The templates that are reports of a campaign; others are of a file."""
+    return tuple(template for template in all_reports() if subject(template) == CAMPAIGN)
+
+
+def subject(template: Path) -> str:
+    """The name of a template's first parameter, which is what it is a report of; else empty."""
+    notebook = json.loads(template.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", ()):
+            return "".join(cell["source"]).partition(":")[0].strip()
+    return ""
 
 
 def name_of(template: Path) -> str:
@@ -67,13 +83,13 @@ def find(notebook: str | Path) -> Path:
     path = Path(notebook)
     if path.suffix == ".ipynb" and path.is_file():
         return path
-    known = {name_of(template): template for template in reports()}
-    known |= {template.stem: template for template in reports()}
+    known = {name_of(template): template for template in all_reports()}
+    known |= {template.stem: template for template in all_reports()}
     if str(notebook) in known:
         return known[str(notebook)]
     raise ParameterError(
         f"There is no notebook {str(notebook)!r}.{_nearest(str(notebook), known)}",
-        f"Choose one of {', '.join(map(name_of, reports())) or 'none: no templates are here'}.",
+        f"Choose one of {', '.join(map(name_of, all_reports())) or 'none: no templates are here'}.",
         notebook=str(notebook),
     )
 
@@ -96,9 +112,10 @@ def check(notebook: str | Path, given: Mapping[str, Scalar]) -> None:
         One is not; the nearest name is said.
     """
     declared = {parameter.name: parameter for parameter in parameters(notebook)}
+    of = subject(find(notebook))
     for name, value in given.items():
-        if name not in declared or name == "campaign":
-            known = [other for other in declared if other != "campaign"]
+        if name not in declared or name == of:
+            known = [other for other in declared if other != of]
             raise ParameterError(
                 f"{name_of(find(notebook))} has no parameter {name!r}.{_nearest(name, known)}",
                 f"It has: {', '.join(known) or 'none'}.",

@@ -73,7 +73,7 @@ def _outcomes(case: Case, check: Check) -> list[Outcome]:
         of_cluster = check.of_cluster
         if check.ebpf and not any(_to_be_on(case, node) for node in case.nodes):
             return [not_applicable("no node is to forward by eBPF")]
-        return _asked(lambda: of_cluster(case), "")
+        return _asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
     of_node = check.of_node
     assert of_node is not None, check.id
     found = []
@@ -112,7 +112,7 @@ def _emulated(case: Case) -> bool:
     """Whether a node says that it is the embedded lab's."""
     try:
         marks = [mark for node in case.objects("nodes") for mark in _annotations(node)]
-    except (Missing, KeyError, TypeError, ValueError, AttributeError):
+    except (Missing, *UNREADABLE):
         return False
     return any(mark.startswith(_LAB) for mark in marks)
 
@@ -129,9 +129,9 @@ def _to_be_on(case: Case, node: str) -> bool:
         return True
 
 
-def exit_status(diagnosis: Diagnosis) -> int:
-    """1 where a check fails, 3 where none does but something is UNKNOWN, else 0."""
+def exit_status(diagnosis: Diagnosis, *, strict: bool = False) -> int:
+    """1 where a check fails (``strict``: or warns), else 3 where one is UNKNOWN, else 0."""
     found = {result.verdict for result in diagnosis.results}
-    if Verdict.FAIL in found:
+    if Verdict.FAIL in found or (strict and Verdict.WARN in found):
         return 1
     return 3 if Verdict.UNKNOWN in found else 0

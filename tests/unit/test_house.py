@@ -55,13 +55,14 @@ MEASURE = {
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
     "trace_capture", "trace_nodes",
-    "map_reading", "gathering",
+    "map_reading", "gathering", "traffic_probe", "diagnosing", "preflight",
     "felix_reading", "reach", "drop_reading", "drop_log", "log_level",
 }  # fmt: skip
 ANALYSE = {
     "stats", "student", "rank_sum", "bootstrap", "intervals", "power", "sequential",
     "estimates", "judging", "percentiles", "verdicts", "validity", "validity_tables", "enough",
     "compare", "expectations", "capacity", "chart", "charts", "distributions", "tables",
+    "diagnosis_tables",
     "findings", "report", "page", "export", "templates", "headroom_chart", "live_view",
     "confounders", "campaigns_apart", "separation",
     "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
