@@ -17,7 +17,7 @@ from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.kubelet import device_name
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
-from ebpfperf.lab.own_annotations import deny_list
+from ebpfperf.lab.own_annotations import DIRTY, FAULT_NAMESPACE, FULL, STALE, deny_list, owned
 from ebpfperf.lab.services import ServicePort, service_ports
 from ebpfperf.lab.sweeper import PERIOD_S, sweep
 from ebpfperf.model import Overlay
@@ -46,6 +46,9 @@ class BpfManager:
         # What the sweeper needs of the last plan.
         self._spec: Mapping[str, Any] = {}
         self._backends: frozenset[tuple[bytes, int]] = frozenset()
+        self._faults: tuple[str, ...] = ()
+        dirty = owned(DIRTY, node.name)
+        self._dirty, self._left = device_name(FAULT_NAMESPACE, dirty), ""
         self._stopped = threading.Event()
         self._sweeper = threading.Thread(
             target=self._sweep, name=f"sweeper-{node.name}", daemon=True
@@ -60,7 +63,14 @@ class BpfManager:
         self._stopped.set()
         self._sweeper.join(5.0)
 
-    def plan(self, spec: Mapping[str, Any], tunnels: Enabled, *, host_mtu: int) -> Wanted:
+    def plan(
+        self,
+        spec: Mapping[str, Any],
+        tunnels: Enabled,
+        *,
+        host_mtu: int,
+        faults: tuple[str, ...] = (),
+    ) -> Wanted:
         """What the node must hold, its devices being as they are now."""
         node = self._node
         links = {
@@ -68,24 +78,32 @@ class BpfManager:
             for link in json.loads(node.run(["ip", "-j", "link", "show"]))
         }
         services = service_ports(self._store)
-        self._spec, self._backends = spec, _places(services)
+        self._spec, self._backends, self._faults = spec, _places(services), faults
         cluster = bpfplan.Cluster(
             [pool["spec"] for pool in ipv4_pools(self._store)],
             affine_blocks(self._store),
             self._tunnel_addresses(tunnels),
             services,
         )
+        pods = self._pods(links)
+        self._left = next((pod.device for pod in pods if pod.dirty), "")
         return bpfplan.plan(
             node,
             self._peers,
             cluster,
-            self._pods(links),
+            pods,
             spec=spec,
             tunnels=tunnels,
             links=links,
             host_mtu=host_mtu,
             release=self._version,
+            faults=faults,
         )
+
+    @property
+    def dirty(self) -> str:
+        """Device of a pod that the last plan left without programs; empty without one."""
+        return self._left
 
     def follow(self, wanted: Wanted | None) -> None:
         """Make the node so; None: without eBPF. LabError when the kernel refuses."""
@@ -109,7 +127,8 @@ class BpfManager:
             if not own or pod["spec"].get("hostNetwork") or not address or device not in links:
                 continue
             deny = deny_list(meta.get("annotations") or {})
-            found.append(LocalPod(device, links[device], address, deny))
+            dirty = DIRTY in self._faults and device == self._dirty
+            found.append(LocalPod(device, links[device], address, deny, dirty))
         return found
 
     def _tunnel_addresses(self, tunnels: Enabled) -> list[tuple[str, str]]:
@@ -123,7 +142,7 @@ class BpfManager:
     def _sweep(self) -> None:
         while not self._stopped.wait(PERIOD_S):
             conntrack = self._ebpf.map("conntrack")
-            if conntrack is None:
+            if conntrack is None or {STALE, FULL} & {*self._faults}:
                 continue
             try:
                 sweep(conntrack, self._spec, self._version, self._backends)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,13 @@ from ebpfperf.lab import ipip, mapbytes
 from ebpfperf.lab.dataplane import DEFAULT_PORT, DEFAULT_VNI, VXLAN_DEVICE, same_subnet
 from ebpfperf.lab.ebpf import Device, Wanted
 from ebpfperf.lab.nodes import LabNode
-from ebpfperf.lab.own_annotations import Denied
+from ebpfperf.lab.own_annotations import (
+    BACKEND_MISSING,
+    FAULT_NAMESPACE,
+    FRONTEND_MISSING,
+    Denied,
+    owned,
+)
 from ebpfperf.lab.programs import Kind, Option, Settings
 from ebpfperf.lab.services import ServicePort
 from ebpfperf.model import Overlay, Scope
@@ -39,12 +45,13 @@ _PEER_FROM = (3, 29)
 
 @dataclass(frozen=True, slots=True)
 class LocalPod:
-    """A pod of the node whose device is there."""
+    """A pod of the node whose device is there; no program can be loaded for a ``dirty`` one."""
 
     device: str
     ifindex: int
     address: str
     deny: tuple[Denied, ...] = ()
+    dirty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ def plan(
     links: Mapping[str, int],
     host_mtu: int,
     release: str,
+    faults: Collection[str] = (),
 ) -> Wanted:
     """What the node must hold.
 
@@ -87,6 +95,8 @@ def plan(
         Effective FelixConfiguration of the node.
     links
         Device of the node → its ifindex.
+    faults
+        What is broken on the node.
     """
     settings = Settings(
         release=release,
@@ -100,9 +110,13 @@ def plan(
         tunl_ifindex=links.get(ipip.DEVICE, 0),
     )
     frontends, backends = mapbytes.nat(cluster.services, node.name, node.underlay_ip, release)
+    for key in _lacking(cluster.services, node.name, faults):
+        frontends.pop(key, None)
+        backends.pop(key, None)
     # The NIC last: whoever sees programs there may rely on those of all other devices.
     hosts = _host_devices(node, links, spec, tunnels, release)
-    devices = (*map(_workload, pods), *reversed(hosts))
+    workloads = [_workload(pod) for pod in pods if not pod.dirty]
+    devices = (*workloads, *reversed(hosts))
     entries = {
         "routes": routes(node, peers, cluster, pods, release),
         "nat-frontend": frontends,
@@ -175,6 +189,18 @@ def data_devices(
         if name in links and wanted and (added or pattern.search(name)):
             chosen.append(name)
     return tuple(chosen)
+
+
+def _lacking(
+    services: Sequence[ServicePort], node: str, faults: Collection[str]
+) -> Iterator[bytes]:
+    """Keys that faults keep out of the NAT maps: a frontend's, that of a service's last backend."""
+    names = {fault: f"{FAULT_NAMESPACE}/{owned(fault, node)}" for fault in faults}
+    for number, port in enumerate(services, start=1):
+        if port.name == names.get(FRONTEND_MISSING):
+            yield mapbytes.frontend_key(port.cluster_ip, port.port, port.protocol)
+        elif port.name == names.get(BACKEND_MISSING) and port.backends:
+            yield mapbytes.backend_key(number, len(port.backends) - 1)
 
 
 def _host_devices(

@@ -173,7 +173,12 @@ def _start_machines(shape: Shape, sites: list[Site], stack: ExitStack) -> list[L
 
 
 def _kube_proxy(node: LabNode, store: ObjectStore, felix: Felix) -> KubeProxy:
-    return KubeProxy(node, store, active=lambda: not felix.bpf_active)
+    return KubeProxy(
+        node,
+        store,
+        active=lambda: felix.kube_proxy_serves,
+        cleanup=lambda: felix.removes_rules,
+    )
 
 
 def _say(document: dict[str, object]) -> None:

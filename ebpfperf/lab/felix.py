@@ -10,12 +10,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpfperf.calico.encapsulation import Enabled, enabled
-from ebpfperf.calico.felixenv import effective
 from ebpfperf.calico.mtu import (
     DEFAULT_MTU_IFACE_PATTERN,
     host_mtu_bytes,
@@ -25,7 +22,7 @@ from ebpfperf.calico.mtu import (
 )
 from ebpfperf.calico.releases import AUTO_MTU_FROM, full_version, minor
 from ebpfperf.errors import EbpfperfError
-from ebpfperf.lab import felixlog
+from ebpfperf.lab import felixconfig, felixlog
 from ebpfperf.lab.bpfmanager import BpfManager
 from ebpfperf.lab.dataplane import (
     DEFAULT_PORT,
@@ -37,6 +34,7 @@ from ebpfperf.lab.dataplane import (
     plan_routes,
 )
 from ebpfperf.lab.ebpf import Wanted as Programs
+from ebpfperf.lab.felixconfig import Config
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
@@ -44,7 +42,6 @@ from ebpfperf.lab.own_annotations import (
     BY_PROGRAMS,
     FORWARDING,
     PLAIN,
-    UNSUPPORTED,
     faults,
     restart_s,
 )
@@ -56,28 +53,13 @@ from ebpfperf.model import Overlay
 # kernel is put right this often, and a measurement is not disturbed more often than that.
 RESYNC_S = 90.0
 _RETRY_S = 0.5
+# So often an endpoint that could not be programmed is tried again.
+_DIRTY_S = 10.0
 _MTU_FILE = "var/lib/calico/mtu"
 # felix/dataplane/linux/vxlan_mgr.go: in eBPF mode the device is told of each packet's way.
 _FLOW_BASED_FROM = (3, 31)
 _pids = itertools.count(101, 37)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What Felix read when it started: only another start takes a change up.
-
-    ``faults`` are what the node's annotation says is broken there.
-    """
-
-    spec: dict[str, Any]
-    tunnels: Enabled
-    faults: tuple[str, ...] = ()
-
-    @property
-    def bpf(self) -> bool:
-        """Whether this Felix forwards by eBPF."""
-        return bool(self.spec.get("bpfEnabled")) and UNSUPPORTED not in self.faults
 
 
 class Felix:
@@ -105,6 +87,8 @@ class Felix:
         self._pid = 0
         self._config: Config | None = None
         self._host_mtu = 0
+        self._dirty = ""
+        self._dirty_at = 0.0
         self._applied: tuple[Desired, Programs | None] | None = None
         self._applied_at = 0.0
         self._stopped = threading.Event()
@@ -114,6 +98,16 @@ class Felix:
     def bpf_active(self) -> bool:
         """Whether the node forwards by eBPF now, or is about to."""
         return self._config is not None and self._config.bpf
+
+    @property
+    def kube_proxy_serves(self) -> bool:
+        """Whether kube-proxy is in charge of Services, and is there."""
+        return self._config is None or self._config.kube_proxy_serves
+
+    @property
+    def removes_rules(self) -> bool:
+        """Whether no rules of kube-proxy are to be on the node while it does not serve."""
+        return self._config is None or self._config.removes_rules
 
     @property
     def log_lines(self) -> list[str]:
@@ -158,31 +152,17 @@ class Felix:
                 _log.exception("felix %s", self._node.name)
                 self._retry()
                 version = seen
-            seen = self._store.changed(version, RESYNC_S)
+            seen = self._store.changed(version, _DIRTY_S if self._dirty else RESYNC_S)
 
     def _retry(self) -> None:
         self._applied = None
         self._stopped.wait(_RETRY_S)
 
     def _read(self) -> Config:
-        default, own = (self._spec(name) for name in ("default", f"node.{self._node.name}"))
-        spec = effective(default, own, {})
-        pools = [pool["spec"] for pool in self._store.list("ippools")]
-        return Config(spec, enabled(spec, pools, self._version), faults(self._annotations()))
+        return felixconfig.read(self._store, self._node.name, self._version)
 
     def _annotations(self) -> dict[str, str]:
-        try:
-            meta = self._store.get("nodes", self._node.name)["metadata"]
-        except StatusError:
-            return {}
-        return meta.get("annotations") or {}
-
-    def _spec(self, name: str) -> dict[str, Any]:
-        try:
-            found = self._store.get("felixconfigurations", name)
-        except StatusError:
-            return {}
-        return {key: value for key, value in (found.get("spec") or {}).items() if value is not None}
+        return felixconfig.annotations_of(self._store, self._node.name)
 
     def _follow_config(self) -> None:
         """Start, or restart where something changed: Felix takes no change of these up live."""
@@ -206,8 +186,9 @@ class Felix:
     def _leave(self, running: Config, wanted: Config) -> None:
         """Say why, and wait before the exit, so that one more change costs no other restart."""
         changes = felixlog.config_change(running.spec, wanted.spec, self._version)
-        if not changes and running.tunnels == wanted.tunnels:
-            return  # a fault put in or taken out: the process just ends
+        same = not changes and running.tunnels == wanted.tunnels
+        if same or running.environment != wanted.environment:
+            return  # a fault put in or taken out, or the pod was made anew: the process just ends
         for words in changes or [felixlog.encapsulation_change(self._version)]:
             self._say(*words)
         self._stopped.wait(restart_s(self._annotations()))
@@ -227,12 +208,26 @@ class Felix:
             self._dataplane.apply(desired)
         programs = None
         if config.bpf:
-            programs = self._bpf.plan(config.spec, config.tunnels, host_mtu=self._host_mtu)
+            standing = faults(self._annotations())
+            programs = self._bpf.plan(
+                config.spec, config.tunnels, host_mtu=self._host_mtu, faults=standing
+            )
         if not fresh or (desired, programs) != self._applied:
             self._bpf.follow(programs)
             self._write_mtu(self.pod_mtu_bytes())
             self._applied, self._applied_at = (desired, programs), now
         self._tell(BY_PROGRAMS if config.bpf else PLAIN)
+        self._try_dirty(programs)
+
+    def _try_dirty(self, programs: Programs | None) -> None:
+        """Say of an endpoint that no program could be loaded for it, again and again, as Felix."""
+        self._dirty = self._bpf.dirty if programs else ""
+        now = time.monotonic()
+        if self._dirty and now - self._dirty_at >= _DIRTY_S / 2:
+            self._dirty_at = now
+            for text in felixlog.rejected(self._version):
+                self._log.add(text, to_file=False)
+            self._say(*felixlog.left_dirty(self._dirty, self._version))
 
     def _tell(self, forwarding: str) -> None:
         """Let the node's object say how it forwards, where it does not."""

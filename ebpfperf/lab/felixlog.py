@@ -19,6 +19,8 @@ _ACRONYMS = re.compile(r"^(aws|bpf|bgp|dns|ipv6|mtu|nat|vxlan)(?=[A-Z])")
 # felix/config/config_params.go: LogFilePath where nothing else is set.
 LOG_FILE = "/var/log/calico/felix.log"
 _KEPT_LINES = 5000
+# Which loader says why a program was refused.
+_LIBBPF_FROM = (3, 21)
 _LARGEST_BYTES = 1_000_000
 
 
@@ -117,6 +119,35 @@ def bpf_start(
     message = "BPF enabled, starting BPF endpoint manager and map manager."
     found.append(("INFO", "int_dataplane.go", 1082 if new else 493, message))
     return found
+
+
+def rejected(version: str) -> list[str]:
+    """What the loader prints when the verifier takes no program for a device; not Felix's form.
+
+    Up to v3.20 that is tc, whose output Felix keeps to itself; later libbpf, in words of its own.
+    """
+    if minor(version) < _LIBBPF_FROM:
+        return []
+    name = "cali_tc_preambl" if minor(version) >= (3, 27) else "calico_from_workload_ep"
+    return [
+        f"libbpf: prog '{name}': BPF program load failed: Permission denied",
+        f"libbpf: prog '{name}': -- BEGIN PROG LOAD LOG --",
+        "R1 invalid mem access 'scalar'",
+        "-- END PROG LOAD LOG --",
+        f"libbpf: prog '{name}': failed to load: -13",
+    ]
+
+
+def left_dirty(device: str, version: str) -> tuple[str, str, int, str]:
+    """(level, file, line, message) where an endpoint stays without its programs.
+
+    Source: felix/dataplane/linux/bpf_ep_mgr.go, which v3.13 and later all have.
+    """
+    why = "failed to load program: permission denied"
+    if minor(version) < _LIBBPF_FROM:
+        why = "tc failed with exit status 1"
+    message = "Failed to apply policy to endpoint, leaving it dirty"
+    return "WARNING", "bpf_ep_mgr.go", 1190, f'{message} error="{why}" name="{device}"'
 
 
 def _text(value: object) -> str:

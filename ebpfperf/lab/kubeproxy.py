@@ -15,12 +15,14 @@ from ebpfperf.lab.nodes import LabNode, run
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.seed import POOL_CIDR
 from ebpfperf.lab.services import ServicePort, service_ports
-from ebpfperf.lab.status import StatusError
+from ebpfperf.lab.status import NotFound, StatusError
 
 # The dataplane can change hands without a change in the API.
 _LOOK_S = 1.0
 # What somebody else changed in the kernel is put right this often.
 _RESYNC_S = 90.0
+# So old must a look at the rules be for the next one, where another kube-proxy writes some.
+_OPPOSED_S = 0.5
 _RETRY_S = 0.5
 _log = logging.getLogger(__name__)
 
@@ -31,14 +33,24 @@ class KubeProxy:
     Parameters
     ----------
     active
-        Whether it is to serve. While it is not, no rule and no chain of its own is there: on a real
-        node Felix removes them (bpfKubeProxyIptablesCleanupEnabled).
+        Whether it is to serve.
+    cleanup
+        Whether, while it is not, no rule and no chain of any kube-proxy is to be there: on a real
+        node Felix removes them (bpfKubeProxyIptablesCleanupEnabled). Else what is there stays.
     """
 
-    def __init__(self, node: LabNode, store: ObjectStore, *, active: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        node: LabNode,
+        store: ObjectStore,
+        *,
+        active: Callable[[], bool],
+        cleanup: Callable[[], bool],
+    ) -> None:
         self._node = node
         self._store = store
         self._active = active
+        self._cleanup = cleanup
         self._seen: tuple[int, bool] | None = None
         self._written: dict[str, Table] | None = None
         self._written_at = 0.0
@@ -77,16 +89,29 @@ class KubeProxy:
 
     def _look(self, version: int) -> None:
         state = (version, self._active())
-        fresh = time.monotonic() - self._written_at < _RESYNC_S
+        _, active = state
+        if not active and not self._cleanup():
+            self._seen = self._written = None
+            self._udp = set()
+            return
+        period = _RESYNC_S if active or not self._opposed() else _OPPOSED_S
+        fresh = time.monotonic() - self._written_at < period
         if fresh and state == self._seen:
             return
-        _, active = state
         ports = service_ports(self._store) if active else ()
         wanted = rules_of(ports, self._node.name, cluster_cidr=POOL_CIDR) if active else {}
         if not fresh or wanted != self._written:
             self._write(wanted)
         self._forget(_udp_backends(ports))
         self._seen = state
+
+    def _opposed(self) -> bool:
+        """Whether the cluster has another kube-proxy."""
+        try:
+            self._store.get("daemonsets", "kube-proxy", "kube-system")
+        except NotFound:
+            return False
+        return True
 
     def _write(self, wanted: dict[str, Table]) -> None:
         # By ``enter``: the lock of xtables is in the node's own /run.

@@ -67,7 +67,7 @@ def nat(
         local = sum(backend.node == node for backend in chosen)
         for ordinal, backend in enumerate(chosen):
             value = socket.inet_aton(backend.address) + struct.pack("<HH", backend.port, 0)
-            backends[struct.pack("<II", number, ordinal)] = value
+            backends[backend_key(number, ordinal)] = value
         flags = _EXTERNAL_LOCAL if port.external_local else 0
         flags |= _INTERNAL_LOCAL if port.internal_local else 0
         value = struct.pack("<IIII", number, len(chosen), local, port.affinity_s)
@@ -81,10 +81,16 @@ def nat(
                 here = struct.pack("<IIII", number, local, local, port.affinity_s)
             places += [(node_ip, port.node_port, here), (_EVERY_HOST, port.node_port, value)]
         for address, number_on_wire, what in places:
-            frontends[_frontend_key(address, number_on_wire, port.protocol)] = what
+            frontends[frontend_key(address, number_on_wire, port.protocol)] = what
     return frontends, backends
 
 
-def _frontend_key(address: str, port: int, protocol: str) -> bytes:
+def backend_key(number: int, ordinal: int) -> bytes:
+    """Key of a backend of the service of that number."""
+    return struct.pack("<II", number, ordinal)
+
+
+def frontend_key(address: str, port: int, protocol: str) -> bytes:
+    """Key of a service's place, for every source."""
     head = struct.pack("<I", _ANY_SOURCE) + socket.inet_aton(address)
     return head + struct.pack("<HB5x", port, PROTOCOLS[protocol])

@@ -15,7 +15,17 @@ RESTART = "lab.ebpfperf/restart-s"
 EMULATION, FORWARDING = "lab.ebpfperf/emulation", "lab.ebpfperf/forwarding"
 PLAIN, BY_PROGRAMS = "plain kernel routing", "the lab's own eBPF programs"
 UNSUPPORTED = "kernel-unsupported"
-FAULTS = (UNSUPPORTED,)
+# As above, and nobody serves Services: no kube-proxy either.
+NEITHER = "neither-active"
+# What the dataplane lacks of the fault's own Service; an endpoint that gets no program.
+BACKEND_MISSING, FRONTEND_MISSING = "nat-backend-missing", "service-without-frontend"
+DIRTY = "dirty-endpoint"
+# The sweeper leaves what it finds.
+STALE, FULL = "stale-conntrack", "conntrack-nearly-full"
+FAULTS = (UNSUPPORTED, NEITHER, BACKEND_MISSING, FRONTEND_MISSING, DIRTY, STALE, FULL)
+# What Felix finds out when it starts; the others it acts on at once.
+AT_START = frozenset({UNSUPPORTED, NEITHER})
+FAULT_NAMESPACE = "default"
 FELIX_RESTART_S = 2.0
 _LONGEST_RESTART_S = 60.0
 PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "": 0}
@@ -94,6 +104,11 @@ def faults(annotations: Mapping[str, str]) -> tuple[str, ...]:
         if name not in FAULTS:
             raise ValueError(f"{FAULT} is {name!r}, and not one of: {', '.join(FAULTS)}")
     return tuple(found)
+
+
+def owned(fault: str, node: str) -> str:
+    """Name of the Service or pod that a fault of a node has for itself."""
+    return f"fault-{fault}-{node}"
 
 
 def restart_s(annotations: Mapping[str, str]) -> float:

@@ -66,6 +66,7 @@ RESOURCES: dict[str, ResourceType] = {
         ResourceType("pods", "pod", "Pod", True, (CORE,), ("po",), True),
         ResourceType("events", "event", "Event", True, (CORE,), ("ev",)),
         ResourceType("serviceaccounts", "serviceaccount", "ServiceAccount", True, (CORE,), ("sa",)),
+        ResourceType("configmaps", "configmap", "ConfigMap", True, (CORE,), ("cm",)),
         ResourceType("services", "service", "Service", True, (CORE,), ("svc",), True),
         ResourceType("endpoints", "endpoints", "Endpoints", True, (CORE,), ("ep",)),
         ResourceType(

@@ -142,6 +142,8 @@ def schema_of(resource: str, minor: int) -> Schema:
             spec = {"type": "object", "properties": fields}
         case "endpointslices":
             return _SLICE
+        case "configmaps":
+            return _open(metadata=_OPEN, data=_MAP, binaryData=_MAP, immutable=_BOOL)
         case _:
             spec, status = _SPECS.get(resource, _OPEN), _STATUSES.get(resource, _OPEN)
             needed = ("spec",) if resource in ("pods", "services") else ()

@@ -14,6 +14,7 @@ from ebpfperf.lab.status import AlreadyExists
 
 POOL = "default-ipv4-ippool"
 POOL_CIDR = "198.19.0.0/16"
+SERVICES_ENDPOINT = "kubernetes-services-endpoint"
 NOT_CALICO = "independent emulation on one machine; not Calico"
 _CALICO_NAMESPACE = "kube-system"
 # Go's names, which Kubernetes uses.
@@ -27,6 +28,7 @@ def seed(store: ObjectStore, nodes: list[LabNode], release: str) -> None:
         _create(store, "namespaces", {"metadata": {"name": name}, "status": {"phase": "Active"}})
     for node in nodes:
         _create(store, "nodes", _node(node))
+    _create(store, "configmaps", _services_endpoint(nodes[0]))
     _create(
         store,
         "clusterinformations",
@@ -92,6 +94,17 @@ def _create(store: ObjectStore, resource: str, obj: dict[str, Any]) -> None:
         store.create(resource, obj)
     except AlreadyExists:
         return
+
+
+def _services_endpoint(node: LabNode) -> dict[str, Any]:
+    """Where Calico finds the API without kube-proxy, as its guide to eBPF mode has one write it.
+
+    The address is a node's, as a control plane's would be; nobody of the lab calls it.
+    """
+    return {
+        "metadata": {"name": SERVICES_ENDPOINT, "namespace": _CALICO_NAMESPACE},
+        "data": {"KUBERNETES_SERVICE_HOST": node.underlay_ip, "KUBERNETES_SERVICE_PORT": "6443"},
+    }
 
 
 def _felix_spec(version: str) -> dict[str, Any]:

@@ -144,6 +144,10 @@ def _service_selector(service: Object) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(chosen.items())) or "<none>"
 
 
+def _data_count(obj: Object) -> str:
+    return str(len(obj.get("data") or {}) + len(obj.get("binaryData") or {}))
+
+
 def _slice_ports(found: Object) -> str:
     return _few([str(port.get("port", "*")) for port in found.get("ports") or ()], "<unset>")
 
@@ -208,6 +212,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         ("Endpoints", 0, _slice_addresses),
         _AGE,
     ),
+    "configmaps": (_NAME, ("Data", 0, _data_count), _AGE),
     "daemonsets": (
         _NAME,
         ("Desired", 0, _read("status", "desiredNumberScheduled", default="0")),

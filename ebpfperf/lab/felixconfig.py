@@ -1,0 +1,79 @@
+"""What a node's Felix reads when it starts: resources, its pod's environment, the pools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ebpfperf.calico import felix_fields
+from ebpfperf.calico.encapsulation import Enabled, enabled
+from ebpfperf.calico.felixenv import effective, environment
+from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.own_annotations import AT_START, NEITHER, faults
+from ebpfperf.lab.status import StatusError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What Felix read when it started: only another start takes a change up.
+
+    ``environment`` is what its pod says of fields; ``faults`` are those that keep it from eBPF.
+    """
+
+    spec: dict[str, Any]
+    tunnels: Enabled
+    environment: dict[str, str | None] = field(default_factory=dict)
+    faults: frozenset[str] = frozenset()
+
+    @property
+    def bpf(self) -> bool:
+        """Whether this Felix forwards by eBPF."""
+        return bool(self.spec.get("bpfEnabled")) and not self.faults
+
+    @property
+    def kube_proxy_serves(self) -> bool:
+        """Whether kube-proxy is in charge of Services, and is there."""
+        return not self.bpf and NEITHER not in self.faults
+
+    @property
+    def removes_rules(self) -> bool:
+        """Whether no rules of kube-proxy are to be there while it does not serve."""
+        return not self.bpf or self.spec.get("bpfKubeProxyIptablesCleanupEnabled") is not False
+
+
+def read(store: ObjectStore, node: str, version: str) -> Config:
+    """What the node's Felix would start with now."""
+    default, own = (_spec(store, name) for name in ("default", f"node.{node}"))
+    given = _environment(store, node, version)
+    spec = effective(default, own, given)
+    pools = [pool["spec"] for pool in store.list("ippools")]
+    standing = AT_START.intersection(faults(annotations_of(store, node)))
+    return Config(spec, enabled(spec, pools, version), given, standing)
+
+
+def annotations_of(store: ObjectStore, node: str) -> dict[str, str]:
+    """The node's; empty where it is not there."""
+    try:
+        meta = store.get("nodes", node)["metadata"]
+    except StatusError:
+        return {}
+    return meta.get("annotations") or {}
+
+
+def _spec(store: ObjectStore, name: str) -> dict[str, Any]:
+    try:
+        found = store.get("felixconfigurations", name)
+    except StatusError:
+        return {}
+    return {key: value for key, value in (found.get("spec") or {}).items() if value is not None}
+
+
+def _environment(store: ObjectStore, node: str, version: str) -> dict[str, str | None]:
+    """What the node's calico-node pod says of fields that the release has."""
+    known = [name for name, each in felix_fields.fields().items() if each.settable(version)]
+    for pod in store.list("pods"):
+        labels = pod["metadata"].get("labels") or {}
+        own = pod["spec"].get("nodeName") == node
+        if own and labels.get("k8s-app") == "calico-node":
+            return environment(pod, known)
+    return {}
