@@ -176,6 +176,19 @@ def question(
     }
 
 
+def machine_question(address: str | None) -> bytes:
+    """What ``COMMAND`` is told to answer of a machine's NIC, processors and interrupts alone.
+
+    ``address`` tells the NIC; without it, it is the first likely device with a global address.
+    """
+    asked: dict[str, Any] = {
+        "address": address, "nic": None, "devices": {}, "pods": {}, "files": [],
+        "policy": list(conditions_text.POLICY), "sysctls": [], "pod_sysctls": [],
+        "tools": {}, "binaries": [],
+    }  # fmt: skip
+    return json.dumps({"sources": sources(), "asked": asked}).encode()
+
+
 @cache
 def sources(*further: str) -> tuple[tuple[str, str], ...]:
     """Names and texts of the scripts that a node runs, each after those it needs.

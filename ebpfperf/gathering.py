@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebpfperf import conditions, drop_reading, map_reading, reach
+from ebpfperf import conditions, drop_reading, map_reading, reach, traffic_probe
 from ebpfperf.errors import EbpfperfError, KubeError, NodeError
 from ebpfperf.evidence import API, Evidence, Item
 from ebpfperf.evidence_sources import (
@@ -24,6 +24,7 @@ from ebpfperf.evidence_sources import (
     LATER,
     LOG,
     LOG_BEFORE,
+    MACHINE,
     MAP_KINDS,
     MAPS,
     NODE_SOURCES,
@@ -32,7 +33,7 @@ from ebpfperf.evidence_sources import (
     NodeSource,
 )
 from ebpfperf.kube import Kube
-from ebpfperf.kube_objects import Object
+from ebpfperf.kube_objects import Object, internal_ip
 from ebpfperf.reach import AT_ONCE
 from ebpfperf.remote import Node
 
@@ -63,6 +64,7 @@ def gather(
     connected: Mapping[str, Node] | None = None,
     support: bool = False,
     most_entries: int = map_reading.MOST_ENTRIES,
+    traffic_s: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evidence:
     """The evidence of these nodes and of the cluster.
@@ -82,6 +84,8 @@ def gather(
         log from before its last restart.
     most_entries
         How many entries of each map are read.
+    traffic_s
+        Of each of two tests between two nodes, after everything else; 0: no traffic.
     say
         Told what is done now, in a few words.
 
@@ -107,6 +111,9 @@ def gather(
             begun_at = time.monotonic()
             for found in pool.map(lambda node: _first(node, only), nodes.values()):
                 items += found
+            if only is None or MACHINE in only:
+                known = _addresses(items)
+                items += pool.map(lambda node: _machine(node, known), nodes.values())
             if maps:
                 items += pool.map(lambda node: _maps(node, most_entries), nodes.values())
             if support:
@@ -120,6 +127,13 @@ def gather(
                 for found in pool.map(_later, nodes.values()):
                     items += found
                 items += [_list(kube, each, LATER) for each in API_SOURCES if each.twice]
+            if traffic_s:
+                # Last: what was counted before is without it.
+                items.append(
+                    traffic_probe.measure(
+                        nodes, _addresses(items), seconds=traffic_s, taken_utc=now_utc(), say=say
+                    )
+                )
     finally:
         for node in nodes.values() if connected is None else ():
             node.close()
@@ -293,6 +307,28 @@ def _counts(node: Node, ending: str) -> Item:
 
 def _support(node: Node) -> list[Item]:
     return [_command(node, source, "") for source in SUPPORT_SOURCES]
+
+
+def _addresses(items: Iterable[Item]) -> dict[str, str]:
+    """Node → its first IPv4 InternalIP, from the list of nodes as it was gathered."""
+    listed = next((i for i in items if i.source == "nodes" and not i.error), None)
+    objects = json.loads(listed.content) if listed is not None else []
+    found = {str(each["metadata"]["name"]): internal_ip(each) for each in objects}
+    return {name: address for name, address in found.items() if address is not None}
+
+
+def _machine(node: Node, addresses: Mapping[str, str]) -> Item:
+    taken, asked = now_utc(), "ethtool -k NIC; cat /proc/irq/*/smp_affinity_list …"
+    told = conditions.machine_question(addresses.get(node.name))
+    try:
+        done = node.run(conditions.COMMAND, input=told, timeout_s=TIMEOUT_S, check=False)
+    except NodeError as error:
+        return Item(MACHINE, node.name, asked, taken, error=error.what)
+    if done.status:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        why = f"its NIC and processors cannot be read: {said or f'status {done.status}'}"
+        return Item(MACHINE, node.name, asked, taken, status=done.status, error=why)
+    return Item(MACHINE, node.name, asked, taken, done.stdout, done.status)
 
 
 def _maps(node: Node, most_entries: int) -> Item:

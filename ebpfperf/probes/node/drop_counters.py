@@ -11,6 +11,7 @@ import struct
 import time
 
 import attached
+import bpf_call
 import conditions
 import maps
 
@@ -35,25 +36,35 @@ def read(asked):
     counted = counters(asked["directory"], asked["pin"])
     sight.close()
     names = {ifindex: name for name, ifindex in links.items()}
+    times = program_times()
     return {
         "boot_id": conditions.line("/proc/sys/kernel/random/boot_id"),
         "at_s": at_s,
         "links": links,
         "qdiscs": {names[ifindex]: held for ifindex, held in shown.items() if ifindex in names},
         "programs": programs,
-        "program_ids": program_ids(),
+        "program_ids": sorted(times),
+        "program_times": times,
         "counters_early": early,
         "counters": counted,
     }
 
 
-def program_ids():
-    """Ids of Calico's programs on devices: others than before were loaded anew."""
+def program_times():
+    """Id -> [hook, name, nanoseconds, runs] of Calico's programs on devices.
+
+    Others than before were loaded anew. Times grow only while the kernel is told to take them.
+    """
+    found = {}
     try:
-        found = {number for numbers in attached.hooks().values() for number in numbers}
+        for hook, numbers in attached.hooks().items():
+            for number in numbers:
+                known = bpf_call.statistics(number)
+                if known and CALICO.search(known[0]):
+                    found[number] = [hook, *known]
     except OSError:
-        return []
-    return sorted(number for number in found if CALICO.search(conditions.program(number)))
+        return {}
+    return found
 
 
 def qdiscs(wire):
