@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebpfperf import conditions, drop_reading, map_reading, reach, traffic_probe
+from ebpfperf import conditions, drop_reading, map_reading, reach, traffic_probe, underlay_probe
 from ebpfperf.errors import EbpfperfError, KubeError, NodeError
 from ebpfperf.evidence import API, Evidence, Item
 from ebpfperf.evidence_sources import (
@@ -65,6 +65,7 @@ def gather(
     support: bool = False,
     most_entries: int = map_reading.MOST_ENTRIES,
     traffic_s: float = 0.0,
+    probes: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evidence:
     """The evidence of these nodes and of the cluster.
@@ -86,6 +87,9 @@ def gather(
         How many entries of each map are read.
     traffic_s
         Of each of two tests between two nodes, after everything else; 0: no traffic.
+    probes
+        Whether a few datagrams are sent between the nodes (``underlay_probe``), where all sources
+        are gathered.
     say
         Told what is done now, in a few words.
 
@@ -127,8 +131,11 @@ def gather(
                 for found in pool.map(_later, nodes.values()):
                     items += found
                 items += [_list(kube, each, LATER) for each in API_SOURCES if each.twice]
+            # Last: what was counted before is without what follows.
+            if probes and only is None:
+                say("trying the underlay")
+                items += underlay_probe.measure(nodes, _so_far(items, names, kube.release() or ""))
             if traffic_s:
-                # Last: what was counted before is without it.
                 items.append(
                     traffic_probe.measure(
                         nodes, _addresses(items), seconds=traffic_s, taken_utc=now_utc(), say=say
@@ -145,6 +152,10 @@ def gather(
         seconds=passed_s,
         lost={name: error.what for name, error in refused.items()},
     )
+
+
+def _so_far(items: Iterable[Item], names: Sequence[str], release: str) -> Evidence:
+    return Evidence.of(items, nodes=names, release=release, taken_utc=now_utc())
 
 
 def entries_of_each(nodes: int) -> int:

@@ -55,7 +55,7 @@ MEASURE = {
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
     "trace_capture", "trace_nodes",
-    "map_reading", "gathering", "traffic_probe", "diagnosing", "preflight",
+    "map_reading", "gathering", "underlay_probe", "traffic_probe", "diagnosing", "preflight",
     "felix_reading", "reach", "drop_reading", "drop_log", "log_level",
 }  # fmt: skip
 ANALYSE = {
