@@ -9,13 +9,19 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ebpfperf.errors import LabError
-from ebpfperf.lab.faults import configuration
+from ebpfperf.lab.faults import configuration, dropping, machine, underlay, vxlan_port
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.files import write_private
 from ebpfperf.lab.running import Lab
 
-FAULTS: tuple[Fault, ...] = (*configuration.FAULTS,)
+FAULTS: tuple[Fault, ...] = (
+    *configuration.FAULTS,
+    *underlay.FAULTS,
+    *machine.FAULTS,
+    *dropping.FAULTS,
+    *vxlan_port.FAULTS,
+)
 _FILE = "faults.json"
 
 
@@ -59,6 +65,8 @@ def put(lab: Lab, fault: Fault, node: str | None = None) -> Standing:
     place = Place(lab, lab.node(node) if node else lab.nodes[0])
     if node and not fault.of_node:
         raise LabError(f"{fault.name} is a fault of the cluster.", "Leave --node out.")
+    if place.node not in lab.nodes:
+        raise LabError(f"{node} is outside the cluster.", "Give one of its nodes.")
     if not fault.applies(place.release):
         raise LabError(
             f"{fault.name} does not apply to Calico {lab.shape.release}.",
