@@ -62,6 +62,14 @@ legacy $(counted KUBE-S iptables-legacy-save) nft $(counted kube-proxy nft list 
   [ "$try" = 5 ] || sleep 0.4
 done
 """
+# Where Calico's connect-time load balancer hangs: its own mount of cgroup v2, or the host's.
+CONNECT = """\
+command -v bpftool >/dev/null || { echo 'bpftool is not installed'; exit 1; }
+for d in /run/calico/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup; do
+  [ -d "$d" ] && echo "==> $d <==" && bpftool cgroup show "$d" 2>&1
+done
+true
+"""
 STATISTICS = """\
 echo '==> softnet <=='; cat /proc/net/softnet_stat
 echo '==> links <=='; ip -s -j link show
@@ -136,6 +144,7 @@ NODE_SOURCES = (
                "/sys/class/dmi/id/chassis_asset_tag", "/sys/hypervisor/uuid"),
                "whose machine it is"),
     NodeSource("felix-process", _script(FELIX), "environment and file of Felix's process"),
+    NodeSource("connect-programs", _script(CONNECT), "programs at connect() of cgroups"),
     NodeSource("rules", _script(RULES), "kube-proxy's rules, counted five times in two seconds"),
     NodeSource("processes", _script(PROCESSES), "calico-node, kube-proxy: processor time", True),
     NodeSource("statistics", _script(STATISTICS), "what the kernel counts", True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from ebpfperf import felix_values, map_answers
@@ -248,6 +249,12 @@ class Case:
             ("routes", node), lambda: node_answers.parse_routes(self.text("routes", node))
         )
 
+    def default_devices(self, node: str) -> tuple[str, ...]:
+        """The devices of the main table's IPv4 default routes; Missing."""
+        routes = node_answers.parse_routes(self.text("routes", node), main=True)
+        ways = (route for route in routes if route.destination in ("default", "0.0.0.0/0"))
+        return tuple(dict.fromkeys(route.device for route in ways if route.device))
+
     def settings(self, node: str) -> Mapping[str, str]:
         """Sysctl (``net.ipv4.ip_forward``) → value, as far as the node has them; Missing."""
         return self._keep(
@@ -288,6 +295,10 @@ class Case:
             (source, node), lambda: parse_counts(node, json.loads(self.text(source, node)))
         )
 
+    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for a key; Missing each time where it is."""
+        return self._keep(key, make)
+
     def _keep(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:
             try:
@@ -298,6 +309,17 @@ class Case:
         if isinstance(found, Missing):
             raise found
         return cast(T, found)
+
+
+def asked(ask: Callable[[], Iterable[Outcome]], node: str) -> list[Outcome]:
+    """What a rule finds of a node, or of the cluster; what is missing is UNKNOWN."""
+    try:
+        found = list(ask())
+    except Missing as missing:
+        found = [unknown(f"{missing.why[:1].upper()}{missing.why[1:]}.", *missing.shown)]
+    except UNREADABLE as error:
+        found = [unknown(f"The evidence cannot be read: {error!r}.")]
+    return [each if each.node else replace(each, node=node) for each in found]
 
 
 def _or_none(ask: Callable[[], T]) -> T | None:
