@@ -59,7 +59,7 @@ class NodeCounts:
         return [
             device
             for device, hooks in self.programs.items()
-            if any(_CALICO.search(name) for names in (hooks or {}).values() for name in names)
+            if any(of_calico(name) for names in (hooks or {}).values() for name in names)
         ]
 
     @property
@@ -75,6 +75,11 @@ class NodeCounts:
     def has_bpf(self) -> bool:
         """Whether anything there counts, or any program of Calico's is on a device."""
         return self.counters is not None or bool(self.calico_devices)
+
+
+def of_calico(program: str) -> bool:
+    """Whether a program of that name on a device is Calico's."""
+    return _CALICO.search(program) is not None
 
 
 def parse(node: str, answer: Mapping[str, Any]) -> NodeCounts:

@@ -316,7 +316,8 @@ def asked(ask: Callable[[], Iterable[Outcome]], node: str) -> list[Outcome]:
     try:
         found = list(ask())
     except Missing as missing:
-        found = [unknown(f"{missing.why[:1].upper()}{missing.why[1:]}.", *missing.shown)]
+        why = missing.why.rstrip(".")
+        found = [unknown(f"{why[:1].upper()}{why[1:]}.", *missing.shown)]
     except UNREADABLE as error:
         found = [unknown(f"The evidence cannot be read: {error!r}.")]
     return [each if each.node else replace(each, node=node) for each in found]

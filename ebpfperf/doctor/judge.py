@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
 from ebpfperf.diagnosis import Diagnosis, Outcome, Result, Verdict
 from ebpfperf.doctor import cpu, drops, ebpf_on, performance, services
-from ebpfperf.doctor.case import UNREADABLE, Case, Missing, not_applicable, unknown
+from ebpfperf.doctor.case import UNREADABLE, Case, Missing, asked, not_applicable, unknown
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.errors import InputError
 from ebpfperf.evidence import Evidence
@@ -73,7 +73,7 @@ def _outcomes(case: Case, check: Check) -> list[Outcome]:
         of_cluster = check.of_cluster
         if check.ebpf and not any(_to_be_on(case, node) for node in case.nodes):
             return [not_applicable("no node is to forward by eBPF")]
-        return _asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
+        return asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
     of_node = check.of_node
     assert of_node is not None, check.id
     found = []
@@ -81,18 +81,8 @@ def _outcomes(case: Case, check: Check) -> list[Outcome]:
         if check.ebpf and not _to_be_on(case, node):
             found.append(replace(not_applicable("eBPF mode is not asked for there"), node=node))
             continue
-        found += _asked(lambda node=node: of_node(case, node), node)  # type: ignore[misc]
+        found += asked(lambda node=node: of_node(case, node), node)  # type: ignore[misc]
     return found or [unknown("the cluster has no nodes")]
-
-
-def _asked(ask: Callable[[], Iterable[Outcome]], node: str) -> list[Outcome]:
-    try:
-        found = list(ask())
-    except Missing as missing:
-        found = [unknown(f"{missing.why[:1].upper()}{missing.why[1:]}.", *missing.shown)]
-    except UNREADABLE as error:
-        found = [unknown(f"The evidence cannot be read: {error!r}.")]
-    return [each if each.node else replace(each, node=node) for each in found]
 
 
 def _outside(case: Case, check: Check) -> str:

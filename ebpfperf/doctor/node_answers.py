@@ -80,8 +80,10 @@ def parse_processes(text: str) -> Processes:
     )
 
 
-def parse_routes(text: str) -> tuple[Route, ...]:
+def parse_routes(text: str, *, main: bool = False) -> tuple[Route, ...]:
     """IPv4 routes of ``ip -j route show table all`` without the table ``local``.
+
+    ``main``: those of the main table alone.
 
     One with several next hops is several routes.
 
@@ -103,6 +105,7 @@ def parse_routes(text: str) -> tuple[Route, ...]:
         )
         for entry in entries
         if isinstance(entry, dict) and entry.get("dst") and _ipv4(entry)
+        if not main or entry.get("table", "main") == "main"
         for way in _ways(entry)
     )
 
