@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled, pool_overlay
+from ebpfperf.errors import LabError
 from ebpfperf.lab import ipip, underlay
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.model import Overlay, Scope
@@ -142,6 +143,16 @@ def _next_hop(node: LabNode, peer: LabNode) -> str:
     return peer.underlay_ip if same_subnet(node, peer) else underlay.router(node.underlay_ip)
 
 
+class TunnelDown(LabError):
+    """The kernel does not set a tunnel device up."""
+
+    @property
+    def reason(self) -> str:
+        """What the kernel said, as Felix logs it: ``address already in use``."""
+        said = self.what.rpartition("RTNETLINK answers: ")[2].splitlines()[0].rstrip(".")
+        return said[:1].lower() + said[1:]
+
+
 class Dataplane:
     """Keeps one node's kernel as desired."""
 
@@ -161,18 +172,28 @@ class Dataplane:
 
         Raises
         ------
+        TunnelDown
+            ``vxlan.calico`` stays down; everything that does not need it is done.
         LabError
-            The kernel refuses.
+            The kernel refuses something else.
         """
+        down: TunnelDown | None = None
         if desired.tunl is not None:
             self._tunnel.up(mtu_bytes=desired.tunl.mtu_bytes, address=desired.tunl.address)
         if desired.vxlan is not None:
-            self._vxlan_up(desired.vxlan)
-        self._apply_routes(desired.routes)
+            try:
+                self._vxlan_up(desired.vxlan)
+            except TunnelDown as error:
+                down = error
+        self._apply_routes(
+            [each for each in desired.routes if down is None or each.device != VXLAN_DEVICE]
+        )
         if desired.tunl is None:
             self._tunnel.idle()
         if desired.vxlan is None:
             self._node.run(["ip", "link", "del", VXLAN_DEVICE], check=False)
+        if down is not None:
+            raise down
 
     def _vxlan_up(self, wish: Vxlan) -> None:
         node = self._node
@@ -180,18 +201,17 @@ class Dataplane:
         if shown and not _is(json.loads(shown)[0]["linkinfo"]["info_data"], wish):
             node.run(["ip", "link", "del", VXLAN_DEVICE])
             shown = ""
-        batch = []
         if not shown:
             kind = f"type vxlan id {wish.vni} local {node.underlay_ip} dev {node.nic} nolearning"
             if wish.flow_based:
                 kind = "type vxlan external"
-            batch.append(
-                f"link add {VXLAN_DEVICE} address {vtep_mac(node.name)} {kind} dstport {wish.port}"
-            )
-        batch += [
-            f"link set {VXLAN_DEVICE} mtu {wish.mtu_bytes} up",
-            f"addr replace {wish.address}/32 dev {VXLAN_DEVICE}",
-        ]
+            new = f"{VXLAN_DEVICE} address {vtep_mac(node.name)} {kind} dstport {wish.port}"
+            node.run(["ip", "link", "add", *new.split()])
+        try:
+            node.run(["ip", "link", "set", VXLAN_DEVICE, "mtu", str(wish.mtu_bytes), "up"])
+        except LabError as error:
+            raise TunnelDown(error.what, error.remedy) from error
+        batch = [f"addr replace {wish.address}/32 dev {VXLAN_DEVICE}"]
         batch += [
             f"neigh replace {vtep} lladdr {vtep_mac(peer)} dev {VXLAN_DEVICE} nud permanent"
             for peer, vtep, _ in wish.vteps

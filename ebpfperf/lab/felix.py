@@ -30,6 +30,7 @@ from ebpfperf.lab.dataplane import (
     Dataplane,
     Desired,
     Tunl,
+    TunnelDown,
     Vxlan,
     plan_routes,
 )
@@ -134,7 +135,6 @@ class Felix:
         return pod_mtu_bytes(config.spec, config.tunnels, host, self._version)
 
     def _run(self) -> None:
-        seen = 0
         while not self._stopped.is_set():
             version = self._store.version
             try:
@@ -142,17 +142,22 @@ class Felix:
                     self._flags.follow()
                 self._follow_config()
                 self._reconcile()
+            except TunnelDown as error:
+                message = f"Failed to set tunnel device up error={error.reason}"
+                self._say("WARNING", "vxlan_mgr.go", 463, message)
+                self._retry()
+                continue
             except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:
                 self._say("WARNING", "int_dataplane.go", 2017, f"Failed to apply: {error}")
                 _log.warning("felix %s: %s", self._node.name, error)
                 self._retry()
-                version = seen
+                continue
             except Exception as error:  # A controller that died would leave its node stale, unsaid.
                 self._say("ERROR", "int_dataplane.go", 2017, f"Failed to apply: {error!r}")
                 _log.exception("felix %s", self._node.name)
                 self._retry()
-                version = seen
-            seen = self._store.changed(version, _DIRTY_S if self._dirty else RESYNC_S)
+                continue
+            self._store.changed(version, _DIRTY_S if self._dirty else RESYNC_S)
 
     def _retry(self) -> None:
         self._applied = None
@@ -205,7 +210,11 @@ class Felix:
             self._host_mtu = self._read_host_mtu(config.spec)
         desired = self._desired(config)
         if self._applied is None or not fresh or desired != self._applied[0]:
-            self._dataplane.apply(desired)
+        down: TunnelDown | None = None
+            try:
+                self._dataplane.apply(desired)
+            except TunnelDown as error:
+                down = error  # what does not need the device goes on
         programs = None
         if config.bpf:
             standing = faults(self._annotations())
@@ -222,6 +231,8 @@ class Felix:
     def _try_dirty(self, programs: Programs | None) -> None:
         """Say of an endpoint that no program could be loaded for it, again and again, as Felix."""
         self._dirty = self._bpf.dirty if programs else ""
+        if down is not None:
+            raise down
         now = time.monotonic()
         if self._dirty and now - self._dirty_at >= _DIRTY_S / 2:
             self._dirty_at = now
