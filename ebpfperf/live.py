@@ -11,10 +11,11 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ebpfperf import live_view, plan, progress, runner, units
+from ebpfperf import live_view, plan, preflight, progress, runner, units
 from ebpfperf.enough import Ending
 from ebpfperf.interruption import interruption
 from ebpfperf.live_view import Now
@@ -140,6 +141,7 @@ def _shown(store: Store, *, look_every_s: float, connect: runner.Connect) -> Non
                 on_start=on_start,
                 on_look=cell.look,
                 look_every_s=look_every_s,
+                preflight=partial(preflight.before, say=cell.say),
             )
             # Closed before anything is said of the cluster.
             with closing(running):
@@ -172,7 +174,8 @@ def _told(store: Store, *, connect: runner.Connect) -> None:
     ):
         ending = Ending(store, stop=stop, say=bar.say)
         running = runner.run(
-            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say
-        )
+            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say,
+            preflight=partial(preflight.before, say=bar.say),
+        )  # fmt: skip
         for result in running:
             bar.end(result)

@@ -29,6 +29,7 @@ from ebpfperf.store import Store
 from ebpfperf.watching import Watch
 
 Connect = Callable[[ClusterRef, Path], Cluster]
+Preflight = Callable[[Store, Cluster], None]
 
 NOBODY_LOOKS = Looks()
 
@@ -58,6 +59,7 @@ def run(
     on_wait: Callable[[str], None] = lambda text: None,
     on_look: OnLook | None = None,
     look_every_s: float = EVERY_S,
+    preflight: Preflight = lambda store, cluster: None,
 ) -> Generator[TrialResult, None, None]:
     """Each trial's result, in order, once it is on disk; trials that have a record are skipped.
 
@@ -72,6 +74,8 @@ def run(
     on_look
         Told, in a thread of its own, what the probes of the trial in hand see while its traffic
         runs. The nodes feel each look: the trial has the fact ``live_view``.
+    preflight
+        Called once before the first trial, such as ``preflight.before``.
 
     Raises
     ------
@@ -89,6 +93,7 @@ def run(
             return
         with connect(store.campaign.cluster, store.journal) as cluster:
             store.add_facts(cluster.facts())
+            preflight(store, cluster)
             names = dict.fromkeys((*ALWAYS_ON, *store.campaign.probes))
             with Watch(names, cluster.nodes, share_pct=store.campaign.probe_share_pct) as watch:
                 store.add_facts(watch.facts)

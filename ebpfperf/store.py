@@ -5,6 +5,7 @@
     manifest.json         schema version and its history, the campaign
     campaign.yaml         the file it was read from, where there was one (for people)
     facts.json            facts of the campaign as a whole
+    preflight.json        what was found before the first trial; preflight-2.json before a later run
     journal.json          what the cluster was before the run touched it (kept by ``journal``)
     trials/<id>/          record.json and raw/: whole or not there
     frames/*.parquet      rebuilt from the records when they no longer match
@@ -199,6 +200,31 @@ class Store:
             return ()
         return tuple(Fact(**fact) for fact in document["facts"])
 
+    def add_preflight(self, document: Mapping[str, Any]) -> None:
+        """Keep what was found before the trials of this run: ``diagnosis``'s JSON."""
+        number = len(self._preflight_files()) + 1
+        name = "preflight.json" if number == 1 else f"preflight-{number}.json"
+        with _explained(self.path):
+            _write(self.path / name, records.dump(document))
+
+    def preflights(self) -> tuple[dict[str, Any], ...]:
+        """What was found before each run, in order.
+
+        Raises
+        ------
+        StoreError
+            A file of it is damaged.
+        """
+        found = []
+        for file in self._preflight_files():
+            try:
+                found.append(json.loads(file.read_bytes()))
+            except (OSError, ValueError) as error:
+                raise StoreError(
+                    f"{file} cannot be read: {error}.", "Move it away.", path=str(file)
+                ) from error
+        return tuple(found)
+
     def results(self) -> Iterator[TrialResult]:
         """The trials in their order, without raw files.
 
@@ -294,6 +320,11 @@ class Store:
             manifest["schema"] = SCHEMA
             _write(file, records.dump(manifest))
         self.campaign = campaign
+
+    def _preflight_files(self) -> list[Path]:
+        return sorted(
+            self.path.glob("preflight*.json"), key=lambda file: (len(file.name), file.name)
+        )
 
     def _record_files(self) -> list[Path]:
         return sorted(

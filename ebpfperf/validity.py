@@ -10,6 +10,8 @@ import pandas as pd
 
 from ebpfperf import compare, confounders, gates, metrics, tables, units
 from ebpfperf import verdicts as verdicts_of
+from ebpfperf.diagnosis import Verdict
+from ebpfperf.diagnosis_groups import checks, clock, grouped
 from ebpfperf.findings import Sentences, change
 from ebpfperf.model import Campaign, Design, Path, Status
 from ebpfperf.verdicts import Verdicts
@@ -22,16 +24,37 @@ def sentences(found: Verdicts, facts: pd.DataFrame) -> Sentences:
 
 
 def belief(found: Verdicts, facts: pd.DataFrame) -> Sentences:
-    """Whether to believe it: what ran, the level, the A/A test, confounders and gates."""
+    """Whether to believe it: what ran, on what, the level, the A/A test, confounders and gates."""
     return Sentences(
         (
             *_counted(found.trials, found.campaign),
+            *_before(found),
             *_level(found),
             *_itself(found),
             *_confounded(found, facts),
             *_gates(found),
         )
     )
+
+
+def _before(found: Verdicts) -> list[str]:
+    """What the checks of the cluster said before each run of the campaign."""
+    said: dict[str, None] = {}
+    for each in found.preflights:
+        when, bad = clock(each.taken_utc), grouped(each, (Verdict.FAIL, Verdict.WARN))
+        for group in bad:
+            place, what = group.where(each.nodes), " ".join(group.said())
+            said[f"Before the run of {when}: {group.verdict} {group.check} ({place}): {what}"] = (
+                None
+            )
+        if not bad:
+            unknown = each.counts()[Verdict.UNKNOWN]
+            doubt = f", but {unknown} of them could not tell" if unknown else ""
+            said[
+                f"Before the run of {when} {checks(len(each.results))} of the cluster found "
+                f"nothing wrong{doubt}."
+            ] = None
+    return list(said)
 
 
 def _level(found: Verdicts) -> list[str]:

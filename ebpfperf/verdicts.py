@@ -15,12 +15,13 @@ The one way from numbers to verdicts: the command line, notebooks and reports al
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from ebpfperf import compare, confounders, gates, judging, limits, metrics, tables
+from ebpfperf import compare, confounders, diagnosis, gates, judging, limits, metrics, tables
+from ebpfperf.diagnosis import Diagnosis
 from ebpfperf.model import Campaign, Status
 from ebpfperf.store import Store
 
@@ -52,6 +53,9 @@ class Verdicts:
         ``confounders.differences``.
     limits, arms
         ``limits.of_trials`` and ``limits.of_arms``.
+    preflights
+        What was found wrong with the cluster before each run of the campaign; none where nobody
+        looked.
     """
 
     campaign: Campaign
@@ -64,13 +68,15 @@ class Verdicts:
     differences: pd.DataFrame
     limits: pd.DataFrame
     arms: pd.DataFrame
+    preflights: tuple[Diagnosis, ...] = ()
 
 
 def of_store(store: Store) -> Verdicts:
     """The verdicts of a campaign directory."""
     names = ("trials", "samples", "histograms", "facts")
     trials, samples, histograms, facts = map(store.frame, names)
-    return of(trials, store.campaign, samples=samples, histograms=histograms, facts=facts)
+    found = of(trials, store.campaign, samples=samples, histograms=histograms, facts=facts)
+    return replace(found, preflights=tuple(map(diagnosis.from_json, store.preflights())))
 
 
 def of(

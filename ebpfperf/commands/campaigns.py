@@ -77,6 +77,9 @@ def run(
     ssh_config: SshConfig = None,
     client_node: ClientNode = None,
     server_node: ServerNode = None,
+    no_preflight: Annotated[
+        bool, typer.Option("--no-preflight", help="Do not check the cluster before.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a campaign, or what is left of it; Ctrl-C stops after the trial in hand."""
@@ -91,9 +94,13 @@ def run(
     if dry_run:
         _dry_run(replace(campaign, cluster=_reached(campaign.cluster, given)), json=json)
         return
-    from ebpfperf import enough, interruption, progress, runner
+    from ebpfperf import enough, interruption, preflight, progress, runner
     from ebpfperf.cluster import Cluster
     from ebpfperf.store import Store
+
+    def look_before(store: Store, cluster: Cluster) -> None:
+        if not no_preflight:
+            preflight.before(store, cluster, say=bar.say)
 
     def connect(ref: ClusterRef, journal: Path) -> Cluster:
         return Cluster.connect(_reached(ref, given), journal=journal)
@@ -111,8 +118,9 @@ def run(
     ):
         ending = enough.Ending(store, stop=stop, say=bar.say)
         running = runner.run(
-            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say
-        )
+            store, connect=connect, stop=ending, on_start=bar.begin, on_wait=bar.say,
+            preflight=look_before,
+        )  # fmt: skip
         for result in running:
             bar.end(result)
             counts[str(result.status)] = counts.get(str(result.status), 0) + 1
