@@ -1,0 +1,196 @@
+"""Checks of what underlay and pods carry, by traffic that was asked for. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebpfperf import units
+from ebpfperf.diagnosis import Outcome, Verdict
+from ebpfperf.doctor.case import Case, Missing, not_applicable
+from ebpfperf.evidence_sources import TRAFFIC
+
+FULL_CORE_PCT, IDLE_CORE_PCT = 90.0, 70.0
+SCALES_TIMES, SAME_TIMES = 1.5, 1.25
+FULL_LINK_PCT = 85.0
+# A shaper gives the same rate to one stream and to many, and that all the time.
+STEADY_PCT, AGREES_PCT, LIGHT_PROCESS_PCT = 10.0, 10.0, 50.0
+AWS_CONNECTION_BITS_PER_S = (4.5e9, 5.1e9)
+"""What one connection gets on AWS outside a placement group: 5 Gbit/s less headers."""
+_CLOUDS = (
+    ("Amazon EC2", "AWS"), ("ec2", "AWS"), ("Google", "Google Cloud"),
+    ("Microsoft Corporation", "Azure"), ("7783-7084-3265-9085-8269-3286-77", "Azure"),
+    ("Alibaba Cloud", "Alibaba Cloud"), ("DigitalOcean", "DigitalOcean"), ("Hetzner", "Hetzner"),
+    ("OpenStack", "OpenStack"), ("VMware", "VMware"), ("QEMU", "QEMU"),
+)  # fmt: skip
+_ASK = "not asked: ebpfperf doctor --traffic 5 sends traffic between two nodes for some seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One test between two nodes.
+
+    Attributes
+    ----------
+    core_pct
+        The busiest processor of both ends; None where it is not known.
+    process_pct
+        What iperf3 used at the busier end, percent of one core.
+    variation_pct
+        Standard deviation of the rates of its intervals, percent of their mean.
+    """
+
+    streams: int
+    bits_per_s: float
+    core_pct: float | None
+    process_pct: float | None
+    variation_pct: float | None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no processor was near its limit."""
+        return self.core_pct is not None and self.core_pct < IDLE_CORE_PCT
+
+    @property
+    def full(self) -> bool:
+        """Whether a processor was at its limit."""
+        return self.core_pct is not None and self.core_pct >= FULL_CORE_PCT
+
+    @property
+    def paced(self) -> bool:
+        """Whether the rate was steady and iperf3 waited most of the time."""
+        return (
+            self.variation_pct is not None
+            and self.variation_pct <= STEADY_PCT
+            and self.process_pct is not None
+            and self.process_pct < LIGHT_PROCESS_PCT
+        )
+
+    def __str__(self) -> str:
+        core = "" if self.core_pct is None else f" (busiest processor {self.core_pct:.0f} %)"
+        streams = "one stream" if self.streams == 1 else f"{self.streams} streams"
+        return f"{units.bits_per_s(self.bits_per_s)} with {streams}{core}"
+
+
+def cloud(case: Case, node: str) -> str:
+    """The provider whose machine it is, ``AWS``; empty where the machine does not say."""
+    try:
+        text = case.text("cloud", node)
+    except Missing:
+        return ""
+    for line in text.splitlines():
+        path, _, value = line.partition(":")
+        for word, name in _CLOUDS:
+            if word == "ec2":
+                # Old Xen instances say it in their UUID alone.
+                if path.endswith("hypervisor/uuid") and value.lower().startswith(word):
+                    return name
+            elif word.lower() in value.lower():
+                return name
+    return ""
+
+
+def underlay(case: Case) -> Iterator[Outcome]:
+    """What two nodes carry without Calico, and what limits it."""
+    if case.evidence.item(TRAFFIC) is None:
+        yield not_applicable(_ASK)
+        return
+    told = json.loads(case.text(TRAFFIC))
+    where = f"{told['client']['node']} to {told['server']['node']}"
+    failed = [run["failed"] for run in told["runs"] if "failed" in run]
+    if failed:
+        raise Missing(f"traffic from {where} failed: {failed[0]}", case.show(TRAFFIC))
+    runs = [_run(row) for row in told["runs"]]
+    verdict, said, remedy = _judged(
+        runs[0], runs[-1], provider=cloud(case, told["client"]["node"]), link=_link(told)
+    )
+    numbers = "; ".join(str(run) for run in runs)
+    shown = case.show(TRAFFIC, excerpt=[f"{where}: {numbers}", *_ends(told)])
+    yield Outcome(verdict, f"From {where}, {numbers}: {said}.", (shown,), remedy=remedy)
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    return Run(
+        int(row["streams"]),
+        float(row["received_bits_per_s"]),
+        _most(row.get("cores_pct") or ()),
+        _most(row.get("process_pct") or ()),
+        row.get("variation_pct"),
+    )
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def _link(told: Mapping[str, Any]) -> float | None:
+    """Bits per second that the slower NIC announces; None of virtual ones, or not known."""
+    speeds = []
+    for end in (told["client"], told["server"]):
+        if end["kind"] == "veth" or not end["speed_mbit_per_s"]:
+            return None
+        speeds.append(units.parse_bits_per_s(f"{end['speed_mbit_per_s']}M"))
+    return min(speeds)
+
+
+def _ends(told: Mapping[str, Any]) -> Iterator[str]:
+    for end in (told["client"], told["server"]):
+        speed = end["speed_mbit_per_s"]
+        yield (
+            f"{end['node']}: {end['nic']} ({end['kind'] or 'physical'}), MTU {end['mtu_bytes']}, "
+            f"speed {f'{speed} Mbit/s' if speed else 'not known'}"
+        )
+
+
+def _judged(one: Run, many: Run, *, provider: str, link: float | None) -> tuple[Verdict, str, str]:
+    """Verdict, what is said, remedy."""
+    best = max(one.bits_per_s, many.bits_per_s)
+    scales = many.bits_per_s >= SCALES_TIMES * one.bits_per_s
+    low, high = AWS_CONNECTION_BITS_PER_S
+    if provider == "AWS" and scales and low <= one.bits_per_s <= high and not one.full:
+        return (
+            Verdict.WARN,
+            "AWS limits one connection to about 5 Gbit/s; it is the provider's limit, not Calico's",
+            "Use more connections, or put the nodes into one cluster placement group.",
+        )
+    if link is not None and 100 * best >= FULL_LINK_PCT * link:
+        return Verdict.OK, f"the NIC of {units.bits_per_s(link)} is full", ""
+    capped = many.bits_per_s < SAME_TIMES * one.bits_per_s and (
+        (one.idle and many.idle) or (_agree(one, many) and one.paced and many.paced)
+    )
+    if capped:
+        speed = (
+            "the NIC's own speed is not known and may be it"
+            if link is None
+            else f"the NIC announces {units.bits_per_s(link)}"
+        )
+        whose = f"{provider} or the underlay" if provider else "the underlay or the provider"
+        return (
+            Verdict.WARN,
+            f"more streams carry no more and the hosts have processors left, so {whose} limits "
+            f"what passes between the nodes ({speed})",
+            "Compare with the bandwidth that the machine type or the link promises; no setting of "
+            "Calico's changes it.",
+        )
+    if many.full:
+        return Verdict.OK, "the hosts' processors are the limit, not the underlay", ""
+    raise Missing(
+        f"what limits {one} and {many} does not show: neither a processor nor the NIC is full, or "
+        "its use is not known"
+    )
+
+
+def _agree(one: Run, many: Run) -> bool:
+    return abs(many.bits_per_s / one.bits_per_s - 1) * 100 <= AGREES_PCT
+
+
+def pod_gap(case: Case) -> Iterator[Outcome]:
+    """What pods carry of what their hosts do."""
+    yield not_applicable(
+        "not asked: it needs pods. A campaign with flows of path host-host and pod-pod measures "
+        "both (ebpfperf run); compare received_bits_per_s: 95 % and more of the hosts' is good, "
+        "below 80 % look at E1 to E4"
+    )
