@@ -19,7 +19,7 @@ CHECKS: tuple[Check, ...] = (
         "Traffic between pods of two nodes is slow and costs processor time.",
         ("ippools", "pods", "installations"),
         "No pool with an overlay is OK, VXLAN CrossSubnet too; VXLAN Always is WARN; IPIP is FAIL, "
-        "or WARN while no pod has an address of the pool. Disabled pools without pods do not count.",
+        "or WARN while no pod has an address of it. Disabled pools without pods do not count.",
         PAGE,
         of_cluster=overlay.overlay,
     ),
@@ -29,8 +29,8 @@ CHECKS: tuple[Check, ...] = (
         "Are Felix's tunnels off that no pool asks for?",
         "Traffic is slow though no overlay is used, or pods have a smaller MTU than they may.",
         _FELIX,
-        "A flag that is true though no pool asks for it is FAIL where it switches the FIB short-cut "
-        "off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN; unset is OK.",
+        "A flag that is true though no pool asks for it is FAIL where it switches the FIB "
+        "short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN; unset is OK.",
         f"{PAGE}; felix/dataplane/linux/int_dataplane.go",
         of_node=overlay.flags_without_overlay,
     ),
@@ -51,8 +51,8 @@ CHECKS: tuple[Check, ...] = (
         "Traffic costs more processor time than eBPF mode promises.",
         (*_FELIX, "counts"),
         "Up to v3.20 programs for what comes in must be named after files with fib_, else FAIL. "
-        "Since v3.31 counted redirects are OK, and none of at least 10000 packets from pods between "
-        "two readings is WARN. In between, and while too little comes, N/A.",
+        "Since v3.31 counted redirects are OK, and none of at least 10000 packets from pods "
+        "between two readings is WARN. In between, and while too little comes, N/A.",
         "felix/bpf/tc; felix/bpf-gpl/fib.h; felix/bpf/counters",
         of_node=shortcut.active,
     ),
