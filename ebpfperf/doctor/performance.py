@@ -30,7 +30,7 @@ CHECKS: tuple[Check, ...] = (
         "Traffic is slow though no overlay is used, or pods have a smaller MTU than they may.",
         _FELIX,
         "A flag that is true though no pool asks for it is FAIL where it switches the FIB "
-        "short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN; unset is OK.",
+        "short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN.",
         f"{PAGE}; felix/dataplane/linux/int_dataplane.go",
         of_node=overlay.flags_without_overlay,
     ),

@@ -14,7 +14,7 @@ from ebpfperf.calico import mtu
 from ebpfperf.calico.releases import AUTO_MTU_FROM
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor.case import Case, Missing
-from ebpfperf.doctor.performance_overlay import FLAGS, pools, show_value
+from ebpfperf.doctor.performance_overlay import FLAGS, pod_prefixes, pools, show_value
 from ebpfperf.evidence_sources import MACHINE
 from ebpfperf.felix_values import shown
 from ebpfperf.kube_objects import internal_ip
@@ -151,11 +151,13 @@ def _tunnels_wrong(case: Case, nic: view.Link, links: Sequence[view.Link]) -> It
 
 def pod_devices(case: Case, node: str) -> list[view.Link]:
     """The node's ends of its pods' devices; Missing."""
-    prefix = str(case.value(node, "interfacePrefix").value)
+    prefixes = pod_prefixes(case, node)
     return [
         each
         for each in case.links(node)
-        if each.name.startswith(prefix) and each.kind in _KINDS and each.name != case.nic(node).name
+        if each.name.startswith(prefixes)
+        and each.kind in _KINDS
+        and each.name != case.nic(node).name
     ]
 
 
@@ -249,7 +251,10 @@ def offloads(case: Case, node: str) -> Iterator[Outcome]:
         raise Missing("the NIC's driver does not show its offloads", *evidence)
     if not found:
         named = ", ".join(devices)
-        said = f"Segmentation and receive offloads of {named} are on{_tunnelled(case, devices)}."
+        which = "Segmentation and receive offloads"
+        if all(told["kind"] == "veth" for told in devices.values()):
+            which = "Segmentation offloads (GRO of a veth is not judged)"
+        said = f"{which} of {named} are on{_tunnelled(case, devices)}."
         found.append(Outcome(Verdict.OK, said, evidence))
     yield from found
 

@@ -90,6 +90,12 @@ def pod_addresses(pod: Object) -> tuple[str, ...]:
     return tuple(str(each) for each in listed if each)
 
 
+def pod_prefixes(case: Case, node: str) -> tuple[str, ...]:
+    """How the node's ends of its pods' devices begin; Missing."""
+    text = str(case.value(node, "interfacePrefix").value)
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def show_pools(case: Case, found: Sequence[PoolUse]) -> Shown:
     """The pools as evidence."""
     lines = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ebpfperf.calico.counters import CAPTIONS, TOTAL
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
-from ebpfperf.doctor.performance_overlay import not_wanted, shortcut_wanted
+from ebpfperf.doctor.performance_overlay import not_wanted, pod_prefixes, shortcut_wanted
 from ebpfperf.drop_counts import NodeCounts
 from ebpfperf.evidence_sources import COUNTS, LATER
 
@@ -137,14 +137,14 @@ def _grown(case: Case, node: str, counts: NodeCounts) -> _Sums | None:
 
 
 def _sums(case: Case, node: str, counts: NodeCounts) -> _Sums:
-    prefix = str(case.value(node, "interfacePrefix").value)
+    prefixes = pod_prefixes(case, node)
     rows = [
         (counts.links.get(ifindex, ""), numbers)
         for (ifindex, hook), numbers in (counts.counters or {}).items()
         if hook == "ingress"
     ]
     return _Sums(
-        sum(numbers[TOTAL] for device, numbers in rows if device.startswith(prefix)),
+        sum(numbers[TOTAL] for device, numbers in rows if device.startswith(prefixes)),
         sum(numbers[at] for _, numbers in rows for at in REDIRECTS if at < len(numbers)),
     )
 
