@@ -37,6 +37,16 @@ def doctor(
     seconds: Annotated[
         float, typer.Option("--for", help="How long is counted, seconds.", metavar="SECONDS")
     ] = FOR_S,
+    traffic_s: Annotated[
+        float,
+        typer.Option(
+            "--traffic",
+            help="Also send as much as goes between two nodes, twice so long (check E5).",
+            metavar="SECONDS",
+            min=0,
+            max=60,
+        ),
+    ] = 0.0,
     every: Annotated[
         bool, typer.Option("--all", help="Also what is OK or does not apply.")
     ] = False,
@@ -83,6 +93,8 @@ def doctor(
     if release is not None:
         raise InputError("--release goes with --list.", "A cluster says its release itself.")
     _writable(output, report)
+    if from_file is not None and traffic_s:
+        raise InputError("--traffic and --bundle exclude each other.", "Leave one of them out.")
     if from_file is not None:
         evidence = _of_bundle(from_file, node or [])
     else:
@@ -92,7 +104,12 @@ def doctor(
             config = Path(ssh_config).expanduser() if ssh_config else None
             with _saying() as say:
                 evidence = gathering.gather(
-                    kube, names, ssh_config=config, seconds=seconds, say=say
+                    kube,
+                    names,
+                    ssh_config=config,
+                    seconds=seconds,
+                    traffic_s=traffic_s,
+                    say=say,
                 )
         finally:
             kube.close()
