@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ebpfperf.doctor import performance_devices as devices
+from ebpfperf.doctor import performance_flags as flags
 from ebpfperf.doctor import performance_machine as machine
 from ebpfperf.doctor import performance_overlay as overlay
 from ebpfperf.doctor import performance_shortcut as shortcut
@@ -32,7 +33,7 @@ CHECKS: tuple[Check, ...] = (
         "A flag that is true though no pool asks for it is FAIL where it switches the FIB "
         "short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN.",
         f"{PAGE}; felix/dataplane/linux/int_dataplane.go",
-        of_node=overlay.flags_without_overlay,
+        of_node=flags.flags_without_overlay,
     ),
     Check(
         "E3",
@@ -42,7 +43,7 @@ CHECKS: tuple[Check, ...] = (
         _FELIX,
         "A pool with an overlay whose flag is false is FAIL.",
         "felix/calc/encapsulation_calculator.go",
-        of_node=overlay.overlay_without_flags,
+        of_node=flags.overlay_without_flags,
     ),
     Check(
         "E4",

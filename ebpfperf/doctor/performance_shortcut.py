@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ebpfperf.calico.counters import CAPTIONS, TOTAL
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
-from ebpfperf.doctor.performance_overlay import not_wanted, pod_prefixes, shortcut_wanted
+from ebpfperf.doctor.performance_flags import not_wanted, shortcut_wanted
+from ebpfperf.doctor.performance_overlay import pod_prefixes
 from ebpfperf.drop_counts import NodeCounts
 from ebpfperf.evidence_sources import COUNTS, LATER
 
