@@ -11,13 +11,14 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ebpfperf.errors import LabError
 
 _CALLS = {"x86_64": 321, "aarch64": 280}
 _CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PIN, _GET = 0, 1, 2, 3, 4, 6, 7
+_UPDATE_BATCH, _DELETE_BATCH = 26, 27
 _INFO_BY_HANDLE, _LINK_CREATE, _LINK_UPDATE = 15, 28, 29
 _KINDS = {
     "hash": 1,
@@ -27,6 +28,8 @@ _KINDS = {
     "lru_hash": 9,
     "lpm_trie": 11,
 }
+# So many entries are written or removed by one call.
+_BATCH = 16_384
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -135,6 +138,40 @@ class Map:
         for key, value in entries.items():
             if self.get(key) != value:
                 self.put(key, value)
+
+    def put_many(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write entries, many at once; those of one CPU's value only."""
+        pairs = list(entries.items())
+        for start in range(0, len(pairs), _BATCH):
+            part = pairs[start : start + _BATCH]
+            values = b"".join(value for _, value in part)
+            self._batch(_UPDATE_BATCH, b"".join(key for key, _ in part), values, len(part))
+
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove entries, many at once; those that are not there are no matter."""
+        start = 0
+        while start < len(keys):
+            part = keys[start : start + _BATCH]
+            done = self._batch(_DELETE_BATCH, b"".join(part), b"", len(part))
+            # The kernel stops at a key that is not there.
+            start += done + (done < len(part))
+
+    def _batch(self, command: int, keys: bytes, values: bytes, count: int) -> int:
+        """How many were done; fewer than ``count`` where one was not there."""
+        spaces = [ctypes.create_string_buffer(each, len(each)) for each in (keys, values)]
+        attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "<QQQQIIQQ",
+                *(0, 0, *(ctypes.addressof(space) for space in spaces)),
+                *(count, self._handle, 0, 0),
+            )
+        )
+        result = int(
+            _libc.syscall(_CALLS[platform.machine()], command, attributes, len(attributes) - 1)
+        )
+        if result < 0 and (code := ctypes.get_errno()) != errno.ENOENT:
+            raise OSError(code, os.strerror(code))
+        return int(struct.unpack_from("<I", attributes.raw, 32)[0])
 
     def _element(self, command: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None) -> None:
         text = ctypes.create_string_buffer(key, len(key))

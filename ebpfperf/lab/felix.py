@@ -88,6 +88,8 @@ class Felix:
         self._pid = 0
         self._config: Config | None = None
         self._host_mtu = 0
+        # 0: what it read when it started has been applied.
+        self._started_at = 0.0
         self._dirty = ""
         self._dirty_at = 0.0
         self._applied: tuple[Desired, Programs | None] | None = None
@@ -181,8 +183,9 @@ class Felix:
         self._pid = next(_pids)
         self._config = wanted
         self._applied = None
+        self._started_at = time.monotonic()
         self._say(
-            "INFO", "daemon.go", 386, f"Felix starting up GOMAXPROCS=2 version={self._version}"
+            "INFO", "daemon.go", 386, f"{felixlog.STARTING} GOMAXPROCS=2 version={self._version}"
         )
         self._say("INFO", "daemon.go", 465, "Loading configuration...")
         for words in felixlog.bpf_start(wanted.spec, self._version, supported=wanted.bpf):
@@ -209,8 +212,8 @@ class Felix:
         if not fresh:
             self._host_mtu = self._read_host_mtu(config.spec)
         desired = self._desired(config)
-        if self._applied is None or not fresh or desired != self._applied[0]:
         down: TunnelDown | None = None
+        if self._applied is None or not fresh or desired != self._applied[0]:
             try:
                 self._dataplane.apply(desired)
             except TunnelDown as error:
@@ -226,13 +229,17 @@ class Felix:
             self._write_mtu(self.pod_mtu_bytes())
             self._applied, self._applied_at = (desired, programs), now
         self._tell(BY_PROGRAMS if config.bpf else PLAIN)
+        if self._started_at:
+            since = f"secsSinceStart={time.monotonic() - self._started_at:.9g}"
+            self._say("INFO", "int_dataplane.go", 2307, f"{felixlog.FIRST_UPDATE} {since}")
+            self._started_at = 0.0
         self._try_dirty(programs)
+        if down is not None:
+            raise down
 
     def _try_dirty(self, programs: Programs | None) -> None:
         """Say of an endpoint that no program could be loaded for it, again and again, as Felix."""
         self._dirty = self._bpf.dirty if programs else ""
-        if down is not None:
-            raise down
         now = time.monotonic()
         if self._dirty and now - self._dirty_at >= _DIRTY_S / 2:
             self._dirty_at = now

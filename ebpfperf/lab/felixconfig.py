@@ -8,8 +8,8 @@ from typing import Any
 from ebpfperf.calico import felix_fields
 from ebpfperf.calico.encapsulation import Enabled, enabled
 from ebpfperf.calico.felixenv import effective, environment
-from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.own_annotations import AT_START, NEITHER, faults
+from ebpfperf.lab.readable import Readable
 from ebpfperf.lab.status import StatusError
 
 
@@ -41,7 +41,7 @@ class Config:
         return not self.bpf or self.spec.get("bpfKubeProxyIptablesCleanupEnabled") is not False
 
 
-def read(store: ObjectStore, node: str, version: str) -> Config:
+def read(store: Readable, node: str, version: str) -> Config:
     """What the node's Felix would start with now."""
     default, own = (_spec(store, name) for name in ("default", f"node.{node}"))
     given = _environment(store, node, version)
@@ -51,7 +51,7 @@ def read(store: ObjectStore, node: str, version: str) -> Config:
     return Config(spec, enabled(spec, pools, version), given, standing)
 
 
-def annotations_of(store: ObjectStore, node: str) -> dict[str, str]:
+def annotations_of(store: Readable, node: str) -> dict[str, str]:
     """The node's; empty where it is not there."""
     try:
         meta = store.get("nodes", node)["metadata"]
@@ -60,7 +60,7 @@ def annotations_of(store: ObjectStore, node: str) -> dict[str, str]:
     return meta.get("annotations") or {}
 
 
-def _spec(store: ObjectStore, name: str) -> dict[str, Any]:
+def _spec(store: Readable, name: str) -> dict[str, Any]:
     try:
         found = store.get("felixconfigurations", name)
     except StatusError:
@@ -68,7 +68,7 @@ def _spec(store: ObjectStore, name: str) -> dict[str, Any]:
     return {key: value for key, value in (found.get("spec") or {}).items() if value is not None}
 
 
-def _environment(store: ObjectStore, node: str, version: str) -> dict[str, str | None]:
+def _environment(store: Readable, node: str, version: str) -> dict[str, str | None]:
     """What the node's calico-node pod says of fields that the release has."""
     known = [name for name, each in felix_fields.fields().items() if each.settable(version)]
     for pod in store.list("pods"):

@@ -18,6 +18,10 @@ _ACRONYMS = re.compile(r"^(aws|bpf|bgp|dns|ipv6|mtu|nat|vxlan)(?=[A-Z])")
 
 # felix/config/config_params.go: LogFilePath where nothing else is set.
 LOG_FILE = "/var/log/calico/felix.log"
+# felix/daemon/daemon.go and felix/dataplane/linux/int_dataplane.go: the beginning, and when what
+# was read then has been applied.
+STARTING = "Felix starting up"
+FIRST_UPDATE = "Completed first update to dataplane."
 _KEPT_LINES = 5000
 # Which loader says why a program was refused.
 _LIBBPF_FROM = (3, 21)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebpfperf.lab.objects import ObjectStore
+from ebpfperf.lab.readable import Readable
 
 Object = dict[str, Any]
 
@@ -57,7 +57,7 @@ class ServicePort:
     backends: tuple[Backend, ...]
 
 
-def service_ports(store: ObjectStore) -> tuple[ServicePort, ...]:
+def service_ports(store: Readable) -> tuple[ServicePort, ...]:
     """Every port of every Service that has a ClusterIP, sorted by name and protocol."""
     slices = store.list("endpointslices")
     found = [port for service in store.list("services") for port in _ports_of(service, slices)]

@@ -22,7 +22,9 @@ _TCP, _UDP, _ICMP = 6, 17, 1
 _NORMAL, _FORWARD, _REVERSE = 0, 1, 2
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _DSR_FORWARD = 0x2
-_LEGS_COUNT_FROM, _RST_TIME_FROM, _FIELD_FROM = (3, 24), (3, 30), (3, 30)
+_RST_TIME_FROM, _FIELD_FROM = (3, 30), (3, 30)
+# Values without bytes and packets of either side.
+_NARROW_BYTES = 64
 _DEFAULTS_S = {
     "creationGracePeriod": 10.0,
     "tcpSynSent": 20.0,
@@ -50,11 +52,11 @@ class Entry:
     reverse: bytes
 
 
-def read(key: bytes, value: bytes, release: str) -> Entry:
-    """An entry's fields, by the release's layout."""
+def read(key: bytes, value: bytes) -> Entry:
+    """An entry's fields, by the layout that its length shows."""
     (protocol,) = struct.unpack_from("<I", key)
     first, last_seen, kind, flags = struct.unpack_from("<QQBB", value)
-    wide = minor(release) >= _LEGS_COUNT_FROM
+    wide = len(value) > _NARROW_BYTES
     places = (24 + 16, 48 + 16) if wide else (24 + 4, 36 + 4)
     bits = tuple(struct.unpack_from("<I", value, place)[0] for place in places)
     return Entry(protocol, kind, flags, first, last_seen, (bits[0], bits[1]), value[24:40])
@@ -106,7 +108,7 @@ def sweep(
     """
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     timeouts = timeouts_of(spec, release)
-    entries = {key: read(key, value, release) for key, value in conntrack.items()}
+    entries = {key: read(key, value) for key, value in conntrack.items()}
     # A new entry may be half of a pair. Later releases do not say when one was made.
     grace_ns = timeouts["creationGracePeriod"] * NS_PER_S
     known = minor(release) < _RST_TIME_FROM

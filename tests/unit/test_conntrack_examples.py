@@ -129,7 +129,7 @@ def test_the_last_octet_tells_which_end_is_a() -> None:
 @each_example
 def test_the_sweeper_reads_the_example(example: Example) -> None:
     key, value = bytes.fromhex(example.key), bytes.fromhex(example.value)
-    found = sweeper.read(key, value, example.release)
+    found = sweeper.read(key, value)
     assert (found.protocol, found.last_seen_ns) == (TCP, SEEN)
     assert found.kind == example.fields["type"]
     assert found.flags == example.fields["flags"] & 0xFF

@@ -9,7 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ebpfperf.errors import LabError
-from ebpfperf.lab.faults import configuration, dropping, machine, underlay, vxlan_port
+from ebpfperf.lab.faults import (
+    configuration,
+    dropping,
+    machine,
+    maps,
+    services,
+    underlay,
+    vxlan_port,
+)
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.files import write_private
@@ -17,6 +25,8 @@ from ebpfperf.lab.running import Lab
 
 FAULTS: tuple[Fault, ...] = (
     *configuration.FAULTS,
+    *services.FAULTS,
+    *maps.FAULTS,
     *underlay.FAULTS,
     *machine.FAULTS,
     *dropping.FAULTS,
