@@ -65,7 +65,7 @@ def text(
 ) -> Iterator[str]:
     """The lines of it; ``width`` None: none is wrapped."""
     for sentence in (headline(diagnosis), *circumstances(diagnosis), *doubts(diagnosis)):
-        yield from _wrapped(printable(sentence), "", width)
+        yield from _wrapped(sentence, "", width)
     for group in grouped(diagnosis, tuple(Verdict) if every or detail else BAD):
         yield ""
         yield from _group(group, diagnosis, detail=detail, width=width)
@@ -80,11 +80,11 @@ def _group(group: Group, diagnosis: Diagnosis, *, detail: bool, width: int | Non
         f"{group.verdict:<8} {group.check}, {place}: {result.title}", _INDENT, width, first=""
     )
     for sentence in group.said(len(group.outcomes) if detail else NAMED):
-        yield from _wrapped(printable(sentence), _INDENT, width)
+        yield from _wrapped(sentence, _INDENT, width)
     if group.remedy:
-        yield from _wrapped(f"What to do: {printable(group.remedy)}", _INDENT, width)
+        yield from _wrapped(f"What to do: {group.remedy}", _INDENT, width)
     if group.corrected:
-        yield from _wrapped(f"Documentation: {printable(group.corrected)}", _INDENT, width)
+        yield from _wrapped(f"Documentation: {group.corrected}", _INDENT, width)
     if detail:
         for label, words in (
             ("Symptom", result.symptom), ("Rule", result.rule), ("Source", result.source)
@@ -116,13 +116,13 @@ def asked(shown: Shown, *, whole: bool = False) -> str:
     if not whole and (rest or len(command) > _COMMAND_CHARACTERS):
         command = f"{command[:_COMMAND_CHARACTERS].rstrip()} …"
     when = f", {clock(shown.taken_utc)}" if shown.taken_utc else ""
-    return f"{shown.node or 'API'}{when}: {printable(command)}"
+    return f"{shown.node or 'API'}{when}: {command}"
 
 
 def _wrapped(
     sentence: str, indent: str, width: int | None, *, first: str | None = None
 ) -> Iterator[str]:
-    begin = indent if first is None else first
+    sentence, begin = printable(sentence), indent if first is None else first
     if width is None:
         yield begin + sentence
         return
