@@ -86,7 +86,7 @@ def parse(
 ) -> NodeMaps:
     """What the script printed. NodeError where it is none of its answers."""
     try:
-        head, content = _unpacked(answer)
+        head, content = unpacked(answer)
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise NodeError(
             f"What {node} printed of its maps is unreadable: {error}.", "Try again.", node=node
@@ -146,7 +146,7 @@ def cuts(answer: bytes) -> tuple[str, ...]:
         return ()
 
 
-def _unpacked(answer: bytes) -> tuple[dict[str, Any], bytes]:
+def unpacked(answer: bytes) -> tuple[dict[str, Any], bytes]:
     """The first line, and keys and values: no more than it says that there are."""
     line, _, packed = answer.partition(b"\n")
     head = json.loads(line)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,8 +81,24 @@ def bundle(
         )
     finally:
         kube.close()
+    if pseudonyms:
+        from ebpfperf.pseudonyms import pseudonymous
+
+        evidence, given = pseudonymous(evidence)
+        if names is not None:
+            _write_names(given, names, force=force)
     archive.write(evidence, path, force=force)
     raise typer.Exit(_say(evidence, path))
+
+
+def _write_names(given: Mapping[str, str], path: Path, *, force: bool) -> None:
+    """Pseudonym → true name, as JSON, readable by its owner alone."""
+    if force:
+        path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump({other: one for one, other in given.items()}, file, indent=1, sort_keys=True)
+    printing.remark(f"{path} says which pseudonym is what: keep it to yourself.")
 
 
 def _check_place(path: Path, *, force: bool) -> None:
