@@ -72,9 +72,9 @@ class Case:
 
     def item(self, source: str, node: str = API) -> Item:
         """The item; Missing where it was not gathered or has no answer."""
-        if node in self.evidence.lost:
-            raise Missing(f"the node was not reached: {self.evidence.lost[node]}")
         found = self.evidence.item(source, node)
+        if found is None and node in self.evidence.lost:
+            raise Missing(f"the node was not reached: {self.evidence.lost[node]}")
         if found is None:
             raise Missing(f"{source} was not gathered")
         if found.error:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from ebpfperf.calico.nodelog import LoggedDataplane, LogLine, parse
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
-from ebpfperf.doctor.ebpf_machine import wanted_kernel
+from ebpfperf.doctor.ebpf_machine import newer_kernel
 from ebpfperf.doctor.node_state import Mode
 from ebpfperf.evidence_sources import COUNTS, LOG
 from ebpfperf.kube_objects import pod_ready, pod_state
@@ -119,8 +119,7 @@ def _fallback(case: Case, node: str) -> Outcome:
         f"Felix logged that kernel{kernel} does not support eBPF mode{said}; the node forwards by "
         "the standard dataplane, and services need kube-proxy.",
         tuple(shown),
-        remedy=f"Boot a kernel of at least {wanted_kernel(case, node)}; until then set bpfEnabled "
-        "to false and run kube-proxy.",
+        remedy=f"{newer_kernel(case, node)} Until then set bpfEnabled to false and run kube-proxy.",
         corrected="Newer pages write “data plane”; every release logs “BPF dataplane mode enabled "
         "but not supported by the kernel.  Disabling BPF mode.”, with two spaces.",
     )

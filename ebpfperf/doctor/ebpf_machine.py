@@ -140,13 +140,21 @@ def written(version: Version) -> str:
     return f"{first}.{second}.{third}-{build}" if build else f"{first}.{second}"
 
 
-def wanted_kernel(case: Case, node: str) -> str:
-    """The least kernel for the release and the node's distribution, as text."""
+def newer_kernel(case: Case, node: str) -> str:
+    """What to do where Felix says that the kernel does not do, for the release and the node."""
     try:
-        least, advised = minima(bool(_RED_HAT.search(uname(case, node)[0])))
+        release, _ = uname(case, node)
     except Missing:
-        least, advised = minima(red_hat=False)
-    return written(advised if _docs_raised(case) else least)
+        release = ""
+    least, advised = minima(bool(_RED_HAT.search(release)))
+    wanted = advised if _docs_raised(case) else least
+    found = kernel_version(release)
+    if found is None or found < wanted:
+        return f"Boot a kernel of at least {written(wanted)}."
+    return (
+        f"By its number the kernel is new enough ({written(wanted)}): see A9, what error= says "
+        "in calico-node's log, and whether the kernel has CONFIG_BPF_SYSCALL."
+    )
 
 
 def minor_or_none(case: Case) -> tuple[int, int] | None:

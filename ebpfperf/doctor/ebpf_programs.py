@@ -41,7 +41,7 @@ def programs(case: Case, node: str) -> Iterator[Outcome]:
         yield Outcome(
             Verdict.FAIL,
             f"No program of Calico's is on any device{left}: the node does not forward by eBPF.",
-            (_shown_programs(case, node, counts), case.show("pins", node, maps)),
+            (_shown_programs(case, node, counts), *_shown_maps(case, node, maps)),
             remedy="Look at A1 for what Felix said, and at A8 for the NIC's pattern.",
         )
         return
@@ -56,12 +56,12 @@ def programs(case: Case, node: str) -> Iterator[Outcome]:
         for name in unsure
     ]  # fmt: skip
     if not outcomes:
-        named = ", ".join(nics) or "no NIC"
+        several = "device" if len(workloads) == 1 else "devices"
+        on = f"on both hooks of {', '.join(nics)} and of {len(workloads)} workload {several}"
+        if not nics:
+            on = f"on both hooks of {len(workloads)} workload {several}; no NIC is to have any (A8)"
         yield Outcome(
-            Verdict.OK,
-            f"Calico's programs are on both hooks of {named} and of {len(workloads)} workload "
-            f"device{'' if len(workloads) == 1 else 's'}.",
-            (_shown_programs(case, node, counts),),
+            Verdict.OK, f"Calico's programs are {on}.", (_shown_programs(case, node, counts),)
         )
     yield from outcomes
 
@@ -229,7 +229,7 @@ def _leftovers(case: Case, node: str) -> Outcome:
     return Outcome(
         Verdict.WARN,
         f"eBPF mode is not asked for there, but {' and '.join(left)} of Calico's are left.",
-        (_shown_programs(case, node, counts), case.show("pins", node, maps)),
+        (_shown_programs(case, node, counts), *_shown_maps(case, node, maps)),
         remedy=command if case.minor >= _CLEANUP_FROM else "Boot the node: nothing of it stays.",
     )
 
@@ -242,6 +242,10 @@ def _pinned_maps(case: Case, node: str) -> list[str]:
         return []
     own = [block.splitlines() for block in blocks if block.startswith(f"{DIRECTORY}:")]
     return [name for lines in own for name in lines[1:] if name.startswith("cali")]
+
+
+def _shown_maps(case: Case, node: str, maps: list[str]) -> tuple[Shown, ...]:
+    return (case.show("pins", node, maps),) if maps else ()
 
 
 def _shown_programs(case: Case, node: str, counts: NodeCounts) -> Shown:
