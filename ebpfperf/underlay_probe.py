@@ -30,6 +30,7 @@ from importlib.resources import files
 from typing import Any
 
 from ebpfperf.doctor.case import UNREADABLE, Case, Missing
+from ebpfperf.doctor.underlay_pairs import node_port_vxlan
 from ebpfperf.errors import CommandError, CommandTimeout, NodeError
 from ebpfperf.evidence import Evidence, Item
 from ebpfperf.evidence_sources import SOURCE_PROBE, VXLAN_PROBE
@@ -50,10 +51,6 @@ exec(compile(told["source"], "datagrams.py", "exec"), module.__dict__)
 module.main(told["asked"])
 """
 COMMAND = ("/usr/bin/python3", "-I", "-S", "-c", _BOOT)
-
-
-# felix/bpf-gpl of v3.16.1: node ports have the port compiled in; the field is the overlay's alone.
-_COMPILED_IN_UNTIL, _COMPILED_IN = (3, 16), 4789
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +124,6 @@ def measure(nodes: Mapping[str, Node], evidence: Evidence) -> list[Item]:
     if not wanted:
         return []
     return probe(taking_part, addresses, ports, vni_in_use=vni, foreign=foreign)
-
-
-def node_port_vxlan(case: Case, node: str) -> int:
-    """The UDP port by which node ports are forwarded to that node; Missing, ValueError."""
-    if case.minor <= _COMPILED_IN_UNTIL:
-        return _COMPILED_IN
-    return int(case.value(node, "vxlanPort").value)
 
 
 def probe(

@@ -190,6 +190,8 @@ def balanced(case: Case) -> Iterator[Outcome]:
     nodes, unsaid = [], []
     for node in case.nodes:
         try:
+            if not case.wants_ebpf(node):
+                continue
             value, otherwise = _mode(case, node)
         except Missing as missing:
             unsaid.append(missing.why)

@@ -11,7 +11,7 @@ from ebpfperf.doctor import underlay_pairs, values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.clouds import AWS, AZURE, GCP, cloud
 from ebpfperf.doctor.declaration import CURRENT, PAGE, Check
-from ebpfperf.doctor.underlay_pairs import Pair, named
+from ebpfperf.doctor.underlay_pairs import COMPILED_IN, COMPILED_IN_UNTIL, Pair, named
 from ebpfperf.evidence_sources import LOG, VXLAN_PROBE
 from ebpfperf.felix_values import Effective
 from ebpfperf.kube_objects import Object
@@ -19,8 +19,6 @@ from ebpfperf.network_view import Link
 
 VXLAN_DEVICE = "vxlan.calico"
 IN_USE = "address already in use"
-# felix/bpf-gpl of v3.16.1: the port of node ports is compiled in.
-_COMPILED_IN_UNTIL, _COMPILED_IN = (3, 16), 4789
 _OPEN = {
     AWS: "Allow UDP port {port} between the nodes in their security groups.",
     GCP: "Allow UDP port {port} between the nodes by a firewall rule of their network.",
@@ -148,14 +146,14 @@ def _open(case: Case, node: str, port: int) -> str:
 
 def _port_note(case: Case, port: int) -> str:
     try:
-        if case.minor <= _COMPILED_IN_UNTIL:
+        if case.minor <= COMPILED_IN_UNTIL:
             return (
                 "The page says that 4789 is the default; in this release it is compiled in for "
                 "node ports, whatever vxlanPort says."
             )
     except Missing:
         return ""
-    if port != _COMPILED_IN:
+    if port != COMPILED_IN:
         return f"The page speaks of port 4789; vxlanPort is {port} here."
     return ""
 
@@ -237,7 +235,7 @@ def fits(case: Case, node: str) -> Iterator[Outcome]:
 
 def _smaller(case: Case, value: Effective, room: int) -> str:
     # 0 is automatic since v3.17.
-    wanted = 0 if case.minor > _COMPILED_IN_UNTIL else room
+    wanted = 0 if case.minor > COMPILED_IN_UNTIL else room
     note = " (automatic)" if wanted == 0 else ""
     return f"{values.advice(value, wanted).rstrip('.')}{note}."
 
@@ -304,7 +302,7 @@ def vxlan_device(case: Case, node: str) -> Iterator[Outcome]:
         else "See calico-node's log on the node for why it does not set the device up."
     )
     note = ""
-    if taken and case.minor <= _COMPILED_IN_UNTIL:
+    if taken and case.minor <= COMPILED_IN_UNTIL:
         note = "In this release node ports go on using 4789, whatever vxlanPort says."
     yield Outcome(
         Verdict.FAIL,

@@ -10,6 +10,16 @@ from ebpfperf.diagnosis import Shown
 from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.evidence_sources import SOURCE_PROBE, VXLAN_PROBE
 
+# felix/bpf-gpl of v3.16.1: the port of node ports is compiled in; vxlanPort is the overlay's alone.
+COMPILED_IN_UNTIL, COMPILED_IN = (3, 16), 4789
+
+
+def node_port_vxlan(case: Case, node: str) -> int:
+    """The UDP port by which node ports are forwarded to that node; Missing, ValueError."""
+    if case.minor <= COMPILED_IN_UNTIL:
+        return COMPILED_IN
+    return int(case.value(node, "vxlanPort").value)
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
