@@ -15,7 +15,7 @@ BAD = (Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN)
 NAMED = 3
 """How many names are written out before the rest is a number."""
 
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_NAME = re.compile(r"\S*\d\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +155,11 @@ def _place(outcome: Outcome) -> str:
 
 
 def _shape(outcome: Outcome) -> str:
-    """The sentence without the numbers and names in which it may differ from others."""
+    """The sentence without numbers, and names with numbers, in which it may differ from others."""
     text = outcome.what
     for name in (outcome.subject, outcome.node):
         text = text.replace(name, "·") if name else text
-    return _NUMBER.sub("#", text)
+    return _NAME.sub("#", text)
 
 
 def _on(diagnosis: Diagnosis, verdict: Verdict) -> str:

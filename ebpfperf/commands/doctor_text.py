@@ -66,8 +66,11 @@ def text(
     """The lines of it; ``width`` None: none is wrapped."""
     for sentence in (headline(diagnosis), *circumstances(diagnosis), *doubts(diagnosis)):
         yield from _wrapped(sentence, "", width)
-    for group in grouped(diagnosis, tuple(Verdict) if every or detail else BAD):
-        yield ""
+    shown = grouped(diagnosis, tuple(Verdict) if every or detail else BAD)
+    for number, group in enumerate(shown):
+        # What is not wrong stands close.
+        if detail or not number or group.verdict in BAD or shown[number - 1].verdict in BAD:
+            yield ""
         yield from _group(group, diagnosis, detail=detail, width=width)
     yield ""
     counts = ", ".join(f"{number} {verdict}" for verdict, number in diagnosis.counts().items())
