@@ -29,7 +29,7 @@ def _nothing(_: Place) -> Record:
     return {}
 
 
-def _put(place: Place, record: Record) -> None:
+def _put(place: Place, _: Record) -> None:
     if not place.forwards_by_programs():
         raise LabError(
             f"{place.node.name} does not forward by eBPF: it has no programs that could drop.",
@@ -37,10 +37,9 @@ def _put(place: Place, record: Record) -> None:
         )
     receiver = pods.make(place, _RECEIVER, annotations={DENY: json.dumps(_DENIED)})
     sender = pods.make(place, _SENDER)
-    place.end(record.get("pid"))
     source = _SEND.format(address=receiver.address, port=_PORT, rate=RATE_PER_S)
     lines = ["/usr/bin/python3 -I -S - <<'END'", source + "END"]
-    record["pid"] = place.start(_PROCESS, lines, inside=sender.pid)
+    place.start(_PROCESS, lines, inside=sender.pid)
     place.wait("the loss of datagrams", lambda: _lost(place, sender.pid, receiver.pid))
 
 
@@ -67,8 +66,8 @@ def _udp(pid: int, name: str) -> int:
     return int(numbers[names.index(name)])
 
 
-def _take(place: Place, record: Record) -> None:
-    place.end(record.get("pid"))
+def _take(place: Place, _: Record) -> None:
+    place.stop(_PROCESS)
     pods.remove(place, _SENDER, _RECEIVER)
 
 

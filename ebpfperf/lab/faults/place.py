@@ -130,9 +130,11 @@ class Place:
     def start(self, name: str, argv: Sequence[str], *, inside: int | None = None) -> int:
         """Pid of a process of the lab that runs on the node under ``name`` (as ps shows it).
 
-        It ends with the lab. ``inside`` is a process whose network it shares instead of the node's.
-        ``argv`` is what the shell that is called so executes line by line.
+        It ends with the lab, and one of that name that is there already ends now. ``inside`` is a
+        process whose network it shares instead of the node's. ``argv`` is what the shell that is
+        called so executes line by line.
         """
+        self.stop(name)
         script = self.node.dir / name
         script.write_text("#!/bin/sh\n" + "\n".join(argv) + "\n")
         script.chmod(0o755)
@@ -150,6 +152,14 @@ class Place:
         )
         self.wait(f"a process {name}", lambda: _comm(process.pid) == name[:15])
         return process.pid
+
+    def stop(self, name: str) -> None:
+        """End what ``start`` made under that name, recorded or not."""
+        script = self.node.dir / name
+        for pid in processes.marked(self.lab.name):
+            if str(script).encode() in _arguments(pid):
+                self.end(pid)
+        script.unlink(missing_ok=True)
 
     def end(self, pid: int | None) -> None:
         """End a process that ``start`` made, and its session; a stranger of that pid is left."""
@@ -183,6 +193,13 @@ class Place:
     def log(self) -> str:
         """What the node's calico-node has logged."""
         return Path(f"/proc/{self.node.holder_pid}/root/var/log/calico/felix.log").read_text()
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _comm(pid: int) -> str:

@@ -47,7 +47,7 @@ def _put(place: Place, record: Record) -> None:
         place.wait(f"the end of {VXLAN_DEVICE}", lambda: _state(place) is None)
     source = _HOLD.format(port=record["port"])
     lines = ["/usr/bin/python3 -I -S - <<'END'", source + "END"]
-    record["pid"] = place.start(_PROCESS, lines)
+    place.start(_PROCESS, lines)
     place.wait(f"a holder of UDP {record['port']}", lambda: _held(place, record))
     _set(place, {"vxlanEnabled": True}, dict.fromkeys(record["pools"], _modes("Always")))
     place.wait(f"a {VXLAN_DEVICE} that is down", lambda: _is_down(place))
@@ -58,7 +58,7 @@ def _put(place: Place, record: Record) -> None:
 
 
 def _take(place: Place, record: Record) -> None:
-    place.end(record.get("pid"))
+    place.stop(_PROCESS)
     _set(place, record["fields"], record["pools"])
     overlay = any(modes["vxlanMode"] not in (None, NEVER) for modes in record["pools"].values())
     for other in place.everywhere():
