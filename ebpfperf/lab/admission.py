@@ -19,6 +19,15 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 # Fields of a pod's spec that may change once it is created, beside its containers' images.
 _POD_MUTABLE = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds")
+# What the API fills into a pod, and into each container of it.
+POD_DEFAULTS: Object = {
+    "restartPolicy": "Always",
+    "terminationGracePeriodSeconds": 30,
+    "dnsPolicy": "ClusterFirst",
+    "serviceAccountName": "default",
+    "schedulerName": "default-scheduler",
+}
+CONTAINER_DEFAULTS: Object = {"imagePullPolicy": "IfNotPresent", "resources": {}}
 
 
 class Admission:
@@ -196,19 +205,13 @@ def _fill_in_pod(new: Object) -> None:
     new["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
     if not isinstance(spec, dict):
         return
-    for field, value in (
-        ("restartPolicy", "Always"),
-        ("terminationGracePeriodSeconds", 30),
-        ("dnsPolicy", "ClusterFirst"),
-        ("serviceAccountName", "default"),
-        ("schedulerName", "default-scheduler"),
-    ):
+    for field, value in POD_DEFAULTS.items():
         spec.setdefault(field, value)
     containers = spec.get("containers")
     for container in containers if isinstance(containers, list) else ():
         if isinstance(container, dict):
-            container.setdefault("imagePullPolicy", "IfNotPresent")
-            container.setdefault("resources", {})
+            for field, value in CONTAINER_DEFAULTS.items():
+                container.setdefault(field, deepcopy(value))
 
 
 def _pod(spec: Object, old: Object | None) -> tuple[Cause, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from ebpfperf.calico.releases import full_version, minor
+from ebpfperf.lab.admission import CONTAINER_DEFAULTS, POD_DEFAULTS
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.objects import ObjectStore
 from ebpfperf.lab.own_annotations import EMULATION, FORWARDING, PLAIN
@@ -84,7 +86,7 @@ def seed(store: ObjectStore, nodes: list[LabNode], release: str) -> None:
                     "namespace": _CALICO_NAMESPACE,
                     "labels": labels,
                 },
-                "spec": {**_calico_pod_spec(version), "nodeName": node.name},
+                "spec": _calico_pod(version, node.name),
             },
         )
 
@@ -124,6 +126,13 @@ def _calico_pod_spec(version: str) -> dict[str, Any]:
         "hostNetwork": True,
         "containers": [{"name": "calico-node", "image": f"docker.io/calico/node:{version}"}],
     }
+
+
+def _calico_pod(version: str, node: str) -> dict[str, Any]:
+    """``spec`` of a pod of the DaemonSet, as the API would have stored it."""
+    spec = _calico_pod_spec(version)
+    containers = [{**each, **deepcopy(CONTAINER_DEFAULTS)} for each in spec["containers"]]
+    return {**spec, **POD_DEFAULTS, "containers": containers, "nodeName": node}
 
 
 def _node(node: LabNode) -> dict[str, Any]:

@@ -28,9 +28,19 @@ def key(one: End, other: End) -> bytes:
     return struct.pack("<I", _TCP) + ends + struct.pack("<HH", a_port, b_port)
 
 
-def established(client: End, server: End, release: str, now_ns: int) -> bytes:
-    """Value of a TCP connection that stands, seen last ``now_ns`` after boot."""
-    return _value(_NORMAL, client, server, None, release, now_ns)
+def established(
+    client: str, ports: range, server: End, release: str, now_ns: int
+) -> dict[bytes, bytes]:
+    """Entries of TCP connections from these ports of a client that stand, seen last ``now_ns``.
+
+    ``now_ns`` counts from boot. The client's address is another than the server's.
+    """
+    first = client, ports.start
+    # Which end is A depends on the addresses: only the client's port makes a difference.
+    head, value = key(first, server)[:12], _value(_NORMAL, first, server, None, release, now_ns)
+    if _b_opened(first, server):
+        return {head + struct.pack("<HH", server[1], port): value for port in ports}
+    return {head + struct.pack("<HH", port, server[1]): value for port in ports}
 
 
 def translated(

@@ -186,12 +186,16 @@ def _size_fields(place: Place) -> dict[str, object]:
     return {_SIZE: _SMALL, **scaling}
 
 
-def _keys(place: Place, count: int) -> Iterator[tuple[bytes, tuple[entries.End, entries.End]]]:
-    """Key and ends of so many connections of clients that are nobody to the node's own address."""
-    server = place.node.underlay_ip, 443
-    for number in range(count):
-        client = f"{_CLIENTS}.{100 + number // _PORTS_EACH}", 2_000 + number % _PORTS_EACH
-        yield entries.key(client, server), (client, server)
+def _flood(place: Place) -> dict[bytes, bytes]:
+    """Connections of clients that are nobody to the node's own address, as many as are wanted."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    server, count = (place.node.underlay_ip, 443), _count(place)
+    found: dict[bytes, bytes] = {}
+    for number, start in enumerate(range(0, count, _PORTS_EACH)):
+        ports = range(2_000, 2_000 + min(_PORTS_EACH, count - start))
+        client = f"{_CLIENTS}.{100 + number}"
+        found |= entries.established(client, ports, server, place.lab.shape.release, now)
+    return found
 
 
 def _count(place: Place) -> int:
@@ -200,23 +204,18 @@ def _count(place: Place) -> int:
 
 
 def _fill(place: Place, _: Record) -> None:
-    release = place.lab.shape.release
     place.annotate(FULL, on=True)
     if fields := _size_fields(place):
         follow(place, lambda: place.set_felix(fields))
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    every = list(_keys(place, _count(place)))
-    # Which end is A depends on the address; the rest of an entry does not.
-    made = {key: entries.established(*ends, release, now) for key, ends in every}
     with _map(place, "conntrack") as conntrack:
         if conntrack:
-            conntrack.put_many(made)
+            conntrack.put_many(_flood(place))
 
 
 def _empty(place: Place, record: Record) -> None:
     with _map(place, "conntrack") as conntrack:
         if conntrack:
-            conntrack.delete_many([key for key, _ in _keys(place, _count(place))])
+            conntrack.delete_many(list(_flood(place)))
     place.annotate(FULL, on=False)
     if record["fields"]:
         follow(place, lambda: place.set_felix(record["fields"]))
