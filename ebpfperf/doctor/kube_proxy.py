@@ -16,10 +16,25 @@ KUBE_PROXY, FELIX = "kube-proxy", "calico-node"
 BUSY_PCT = 100.0
 """Above this calico-node takes more than one processor."""
 CLEANUP = "bpfKubeProxyIptablesCleanupEnabled"
-DISABLE = (
+_DISABLE = (
     "Disable kube-proxy: kubectl patch daemonset kube-proxy -n kube-system --type merge -p "
     '\'{"spec":{"template":{"spec":{"nodeSelector":{"non-calico":"true"}}}}}\''
 )
+
+
+_OPERATOR_FROM = (3, 31)
+
+
+def disable(case: Case) -> str:
+    """How kube-proxy is disabled on this cluster, without a full stop."""
+    try:
+        if case.minor >= _OPERATOR_FROM and case.objects("installations"):
+            return (
+                "Disable kube-proxy: Installation spec.calicoNetwork.kubeProxyManagement: Enabled"
+            )
+    except Missing:
+        pass
+    return _DISABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +90,15 @@ def presence(case: Case, node: str) -> Presence:
         unseen = missing.why
     evidence = [case.show(source, node)]
     try:
-        labels = case.node_object(node)["metadata"].get("labels") or {}
-        for each in case.objects("daemonsets"):
-            wanted = _wanted(each, labels)
-            if wanted:
-                place = f"{each['metadata'].get('namespace', '')}/{KUBE_PROXY}"
-                line = f"DaemonSet {place}: {wanted}"
-                words = f"DaemonSet {place} wants kube-proxy there"
-                return Presence(True, words, (case.show("daemonsets", excerpt=line),))
-        line = "no DaemonSet kube-proxy wants a pod on this node"
+        wanting = _wanting(case, node)
+        # Where processes are seen and none is kube-proxy's, a pod of it decides: not every
+        # node that a DaemonSet may choose has one.
+        if wanting and (unseen or _pod(case, node)):
+            place, why = wanting
+            line = f"DaemonSet {place}: {why}"
+            words = f"DaemonSet {place} wants kube-proxy there"
+            return Presence(True, words, (case.show("daemonsets", excerpt=line),))
+        line = "no DaemonSet kube-proxy has a pod on this node"
         evidence.append(case.show("daemonsets", excerpt=line))
     except Missing as missing:
         evidence += missing.shown
@@ -91,6 +106,24 @@ def presence(case: Case, node: str) -> Presence:
         words = f"whether kube-proxy runs is not known ({unseen})"
         return Presence(None, words, tuple(evidence))
     return Presence(False, "kube-proxy does not run", tuple(evidence))
+
+
+def _wanting(case: Case, node: str) -> tuple[str, str] | None:
+    """A DaemonSet that may put kube-proxy on the node, and why; Missing."""
+    labels = case.node_object(node)["metadata"].get("labels") or {}
+    for each in case.objects("daemonsets"):
+        if why := _wanted(each, labels):
+            return f"{each['metadata'].get('namespace', '')}/{KUBE_PROXY}", why
+    return None
+
+
+def _pod(case: Case, node: str) -> bool:
+    """Whether a pod of kube-proxy's is on the node; Missing."""
+    return any(
+        (pod.get("spec") or {}).get("nodeName") == node
+        and str(pod["metadata"]["name"]).startswith(f"{KUBE_PROXY}-")
+        for pod in case.objects("pods")
+    )
 
 
 def _wanted(daemonset: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -132,7 +165,7 @@ def processor(case: Case, node: str) -> Iterator[Outcome]:
         yield Outcome(
             Verdict.WARN, f"{said} They do not fight, but two serve the same services.",
             tuple(evidence),
-            remedy=f"Where nothing else needs it: {DISABLE}; then leave {CLEANUP} unset.",
+            remedy=f"{disable(case)}, where nothing else needs it; then leave {CLEANUP} unset.",
         )  # fmt: skip
         return
     fail = busy is not None and busy > BUSY_PCT
@@ -140,7 +173,7 @@ def processor(case: Case, node: str) -> Iterator[Outcome]:
         Verdict.FAIL if fail else Verdict.WARN,
         f"{said} Felix removes the rules that kube-proxy writes again.",
         tuple(evidence),
-        remedy=f"{DISABLE}. Or, where it must stay: {values.advice(cleanup, False)}",
+        remedy=f"{disable(case)}. Or, where it must stay: {values.advice(cleanup, False)}",
     )
 
 
@@ -193,7 +226,7 @@ def fighting(case: Case, node: str) -> Iterator[Outcome]:
             f"kube-proxy's rules come and go: {words} of them in five counts within two seconds. "
             "kube-proxy writes them and Felix removes them.",
             (evidence, values.shown(case, cleanup)),
-            remedy=f"{DISABLE}. Or, where it must stay: {values.advice(cleanup, False)}",
+            remedy=f"{disable(case)}. Or, where it must stay: {values.advice(cleanup, False)}",
         )
         return
     if cleanup.value is False:
@@ -205,7 +238,7 @@ def fighting(case: Case, node: str) -> Iterator[Outcome]:
         Verdict.WARN,
         f"The node has rules of kube-proxy's ({words}) beside eBPF. {_upper(why)}.",
         (evidence, values.shown(case, cleanup)),
-        remedy=f"{DISABLE}, and take its rules away: kube-proxy --cleanup, or restart the node.",
+        remedy=f"{disable(case)}, and take its rules away: kube-proxy --cleanup, or restart the node.",
     )
 
 
