@@ -70,8 +70,7 @@ def findings(found: Diagnosis) -> Table:
         rows.append(
             {
                 "check": group.check,
-                "verdict": group.verdict.value,
-                "where": group.where(found.nodes),
+                "verdict": f"{group.verdict}: {group.where(found.nodes)}",
                 "what": " ".join(map(printable, group.said())),
                 "what to do": f"{printable(group.remedy) or '–'}{mark}",
             }
@@ -94,7 +93,9 @@ class Evidence:
     def __str__(self) -> str:
         return "\n\n".join(
             f"{self._title(group)}\n"
-            + "\n".join(f"{_asked(shown)}\n{shown.excerpt}" for shown in _shown(group))
+            + "\n".join(
+                f"{_by(shown)}: {_command(shown)}\n{_excerpt(shown)}" for shown in _shown(group)
+            )
             for group in self.groups
         )
 
@@ -103,6 +104,7 @@ class Evidence:
 
     def _details(self, group: Group) -> str:
         result = group.result
+        said = escape(" ".join(map(printable, group.said())))
         words = "".join(
             f"<p>{label}: {escape(text)}</p>"
             for label, text in (
@@ -110,12 +112,13 @@ class Evidence:
             )
         )  # fmt: skip
         seen = "".join(
-            f"<p>{escape(_asked(shown))}</p><pre><code>{escape(_excerpt(shown))}</code></pre>"
+            f"<p>{escape(_by(shown))}: <code>{escape(_command(shown))}</code></p>"
+            f"<pre><code>{escape(_excerpt(shown))}</code></pre>"
             for shown in _shown(group)
         )
         return (
             f"<details><summary>{escape(self._title(group))}</summary>\n"
-            f"{words}{seen or '<p>No answer to show.</p>'}</details>"
+            f"<p>{said}</p>{words}{seen or '<p>No answer to show.</p>'}</details>"
         )
 
 
@@ -187,11 +190,13 @@ def _shown(group: Group) -> tuple[Shown, ...]:
     return tuple(dict.fromkeys(shown for each in group.outcomes for shown in each.shown))
 
 
-def _asked(shown: Shown) -> str:
+def _by(shown: Shown) -> str:
     when = f", {clock(shown.taken_utc)}" if shown.taken_utc else ""
-    return (
-        f"{shown.node or 'API'}{when}: {printable(' '.join(shown.asked.split()) or shown.source)}"
-    )
+    return f"{shown.node or 'API'}{when}"
+
+
+def _command(shown: Shown) -> str:
+    return printable(" ".join(shown.asked.split()) or shown.source)
 
 
 def _excerpt(shown: Shown) -> str:

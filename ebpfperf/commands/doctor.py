@@ -79,8 +79,8 @@ def doctor(
 ) -> None:
     """Check whether eBPF mode is on, set up right and undisturbed, and say what to do.
 
-    Exit status: 0 nothing is wrong, 1 a check fails (with --strict: or warns), 3 neither, but
-    something is UNKNOWN; 2 there is no such cluster, node or check.
+    Exit status: 0 nothing is wrong; 1 a check fails (--strict: or warns);
+    3 neither, but something is UNKNOWN; 2 no such cluster, node or check.
     """
     from ebpfperf import gathering
     from ebpfperf.doctor import judge

@@ -239,7 +239,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def gather(kube: Any, names: Any, **how: Any) -> Evidence:
         answers["how"] = how
         items = [
-            Item("bpffs", name, "findmnt -n", TAKEN, answers[name].encode(), 0) for name in names
+            Item("bpffs", name, "findmnt -n", TAKEN, answers[name].encode(), 0)
+            for name in names
+            if name not in answers["lost"]
         ]
         return Evidence.of(
             items, nodes=names, release="v3.26.1", taken_utc=TAKEN, lost=answers["lost"]
