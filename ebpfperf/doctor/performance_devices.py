@@ -92,10 +92,8 @@ def _wrong(
             f"{_pods(large)} MTU {_sizes(large)}, but the NIC's {room.nic} bytes leave {most} "
             f"({room.why}): larger packets are dropped or cut.",
             large[0].name if len(large) == 1 else "",
-            "Make these pods anew"
-            + ("" if told is None or told <= most else f" after Felix wrote less than {told}")
-            + "; where Calico's MTU is set by hand, set it to at most "
-            f"{most} (0 in v3.17 and later: automatic).",
+            f"{_first(told, most)}Make these pods anew; where Calico's MTU is set by hand, set it "
+            f"to at most {most}{_automatic(case)}.",
         )
     fitting = room.nic - room.reserved
     small = [each for each in pods if each.mtu_bytes < fitting - SMALLER_BYTES]
@@ -113,6 +111,20 @@ def _wrong(
             small[0].name if len(small) == 1 else "",
             remedy,
         )
+
+
+def _first(told: int | None, most: int) -> str:
+    """What is to be done before pods are made anew; empty where new ones would fit."""
+    if told is None or told <= most:
+        return ""
+    return (
+        f"New pods get {told} bytes, too (/var/lib/calico/mtu): see E3, and restart calico-node "
+        "there if the NIC's MTU was changed. "
+    )
+
+
+def _automatic(case: Case) -> str:
+    return " or to 0 (automatic)" if case.minor >= AUTO_MTU_FROM else ""
 
 
 def _on_purpose(
@@ -144,8 +156,7 @@ def _tunnels_wrong(case: Case, nic: view.Link, links: Sequence[view.Link]) -> It
             f"{nic.mtu_bytes - overhead}: full packets of the overlay are dropped or cut.",
             name,
             f"Set {'ipipMTU' if kind is Overlay.IPIP else 'vxlanMTU'} to at most "
-            f"{nic.mtu_bytes - overhead}"
-            + (" or to 0 (automatic)." if case.minor >= AUTO_MTU_FROM else "."),
+            f"{nic.mtu_bytes - overhead}{_automatic(case)}.",
         )
 
 
