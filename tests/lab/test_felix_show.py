@@ -60,7 +60,7 @@ def test_pools_decide_on_unset_flags_and_every_field_is_there(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("own_level")
 def test_a_nodes_own_resource_and_a_processs_environment_win(lab: Lab, tmp_path: Path) -> None:
-    """The kernel calls a process by its script's name; the lab's nodes share the machine's."""
+    """The kernel calls a process by its script's name; a node's Felix shares the node's network."""
     assert by_node(shown(lab, "--field", "FELIX_BPFLOGLEVEL")) == {
         "node-1": ("Info", "node's resource"),
         "node-2": ("Off", "release's default"),
@@ -69,12 +69,16 @@ def test_a_nodes_own_resource_and_a_processs_environment_win(lab: Lab, tmp_path:
     script.write_text("#!/bin/sh\nread over\n")
     script.chmod(0o755)
     env = {**os.environ, "FELIX_BPFLOGLEVEL": "DEBUG", "FELIX_IPIPENABLED": "true"}
-    with subprocess.Popen([script, "-felix"], stdin=subprocess.PIPE, env=env) as process:
+    inside = ["nsenter", "-t", str(lab.nodes[0].holder_pid), "-n", str(script), "-felix"]
+    with subprocess.Popen(inside, stdin=subprocess.PIPE, env=env) as process:
         comm = Path(f"/proc/{process.pid}/comm")
         eventually("the script's name", lambda: comm.read_text().strip() == "calico-node")
         found = shown(lab, "--field", "bpfLogLevel")
         process.communicate(b"\n", timeout=10)
-    assert by_node(found) == dict.fromkeys(("node-1", "node-2"), ("Debug", "environment"))
+    assert by_node(found) == {
+        "node-1": ("Debug", "environment"),
+        "node-2": ("Off", "release's default"),
+    }
     own = found["values"][0]["shadowed"]
     assert [(given["where"], given["value"]) for given in own] == [
         ("FelixConfiguration node.node-1", "Info")

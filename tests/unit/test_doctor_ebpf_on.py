@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from ebpfperf.evidence import Evidence
 RELEASES = tuple(f"v3.{number}.1" for number in range(13, 33))
 CHECKS = tuple(f"A{number}" for number in range(1, 10))
 BASE = healthy()
+TAKEN = datetime.strptime(BASE.items["log", "node-1"].taken_utc, "%Y-%m-%dT%H:%M:%SZ")
+(PID,) = re.findall(r"\]\[(\d+)\] felix/.*\n\Z", BASE.items["log", "node-1"].text)
 FALLBACK = (
     "2026-11-29 18:21:30.000 [ERROR][300] felix/daemon.go 1608: BPF dataplane mode enabled but not "
     'supported by the kernel.  Disabling BPF mode. error="kernel is too old (have: 4.4 but want at '
@@ -478,53 +481,55 @@ def test_nodes_that_were_not_asked_and_windows_count() -> None:
 # ------------------------------------------------------------------------------------ A7
 
 
-def dirty(time: str, device: str = "cali123", pid: int = 249) -> str:
+def stamp(ago_s: float) -> str:
+    """A time of the log, so long before it was read."""
+    return f"{TAKEN - timedelta(seconds=ago_s):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+def dirty(ago_s: float, device: str = "cali123", pid: str = PID) -> str:
     return (
-        f"2026-11-29 {time} [WARNING][{pid}] felix/bpf_ep_mgr.go 1234: Failed to apply policy to "
+        f"{stamp(ago_s)} [WARNING][{pid}] felix/bpf_ep_mgr.go 1234: Failed to apply policy to "
         f'endpoint, leaving it dirty error="loading program: permission denied" name="{device}" '
         f"wepID=<nil>\n"
     )
 
 
+def later(ago_s: float, message: str = "Finished applying.") -> str:
+    return f"{stamp(ago_s)} [INFO][{PID}] felix/int_dataplane.go 1: {message}\n"
+
+
 def log(*lines: str) -> Evidence:
-    """The recorded log (of 18:21:31, process 249) with more lines."""
+    """The recorded log with more lines."""
     return changed(BASE, {("log", "node-1"): text("log") + "".join(lines)})
 
 
 @pytest.mark.parametrize(
-    ("time", "pid", "verdict"),
-    [
-        ("18:21:30.000", 249, "FAIL"),
-        ("18:16:31.000", 249, "FAIL"),
-        ("18:16:30.999", 249, "WARN"),
-        ("18:21:30.000", 101, "WARN"),
-    ],
+    ("ago_s", "pid", "verdict"),
+    [(0, PID, "FAIL"), (300, PID, "FAIL"), (300.001, PID, "WARN"), (1, "1", "WARN")],
 )
-def test_a_dirty_endpoint_fails_for_five_minutes(time: str, pid: int, verdict: str) -> None:
-    last = NO_WORDS.replace("[300]", "[249]")
-    evidence = log(dirty(time, pid=pid), last)
+def test_a_dirty_endpoint_fails_for_five_minutes(ago_s: float, pid: str, verdict: str) -> None:
+    evidence = log(dirty(ago_s, pid=pid), later(0))
     assert verdicts(evidence, "A7") == {"node-1": verdict, "node-2": "OK"}
     found = on(evidence, "A7")
     assert found.subject == "cali123"
     assert "permission denied" in found.what
-    assert found.shown[0].excerpt == dirty(time, pid=pid).strip()
+    assert found.shown[0].excerpt == dirty(ago_s, pid=pid).strip()
 
 
 def test_a_device_that_got_its_programs_since_is_a_warning() -> None:
-    again = (
-        "2026-11-29 18:21:29.000 [INFO][249] felix/bpf_ep_mgr.go 1: Adding workload interface to "
-        'iptables allow list. id=x iface="{}"\n'
-    )
-    found = on(log(dirty("18:21:20.000"), again.format("cali123")), "A7")
+    def again(device: str) -> str:
+        message = "Adding workload interface to iptables allow list."
+        return later(5, f'{message} id=x iface="{device}"')
+
+    found = on(log(dirty(10), again("cali123")), "A7")
     assert found.verdict == "WARN"
-    assert "18:21:29" in found.what
-    assert on(log(dirty("18:21:20.000"), again.format("cali124")), "A7").verdict == "FAIL"
-    after = log(dirty("18:21:20.000"), again.format("cali123"), dirty("18:21:30.000"))
-    assert on(after, "A7").verdict == "FAIL"
+    assert stamp(5)[11:19] in found.what
+    assert on(log(dirty(10), again("cali124")), "A7").verdict == "FAIL"
+    assert on(log(dirty(10), again("cali123"), dirty(1)), "A7").verdict == "FAIL"
 
 
 def test_each_dirty_device_is_named_and_many_are_counted() -> None:
-    lines = [dirty("18:21:30.000", f"cali{number}") for number in range(9)]
+    lines = [dirty(1, f"cali{number}") for number in range(9)]
     found = outcomes(log(*lines), "A7")["node-1"]
     assert [each.subject for each in found] == [*(f"cali{number}" for number in range(5)), ""]
     assert "4 more" in found[-1].what
@@ -533,14 +538,13 @@ def test_each_dirty_device_is_named_and_many_are_counted() -> None:
 def test_a_program_that_the_kernel_refused_has_the_time_of_the_line_before() -> None:
     refusal = "libbpf: prog 'cali_tc_main': failed to load: -13\n-- END PROG LOAD LOG --\n"
     assert on(log(refusal), "A7").verdict == "FAIL"
-    old = changed(BASE, {("log", "node-1"): NO_WORDS.replace("18:21:30", "17:00:00") + refusal})
+    old = changed(BASE, {("log", "node-1"): later(4000) + refusal})
     assert on(old, "A7").verdict == "WARN"
 
 
 def test_a_node_whose_clock_is_ahead_is_judged_by_its_own() -> None:
-    late = NO_WORDS.replace("18:21:30", "21:21:30").replace("[300]", "[249]")
-    assert on(log(dirty("18:21:30.000"), late), "A7").verdict == "WARN"
-    assert on(log(dirty("21:20:30.000"), late), "A7").verdict == "FAIL"
+    assert on(log(dirty(0), later(-7200)), "A7").verdict == "WARN"
+    assert on(log(dirty(-7100), later(-7200)), "A7").verdict == "FAIL"
 
 
 def test_a_calico_node_that_is_not_ready_is_a_warning_with_its_reason() -> None:
