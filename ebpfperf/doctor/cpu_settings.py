@@ -300,7 +300,7 @@ CHECKS: tuple[Check, ...] = (
         "jit",
         "Does the kernel compile BPF programs, without hardening for all?",
         "Each packet costs more processor time than elsewhere.",
-        ("settings",),
+        ("settings", "felixconfigurations", "felix-process"),
         f"{JIT} 0 is FAIL, 2 is WARN; {HARDEN} 2 is WARN.",
         "the kernel's Documentation/admin-guide/sysctl/net.rst; Calico's current page",
         of_node=jit,

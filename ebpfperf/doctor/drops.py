@@ -93,6 +93,7 @@ def dropping(case: Case, node: str) -> Iterator[Outcome]:
     rows, after, seconds = _qdiscs(case, node)
     lost = [row for row in rows if row.packets]
     wanted = _policy_packets(case, node)
+    why = "D2 says why; " if after.counters is not None else ""
     for row in sorted(lost, key=lambda each: -(each.packets or 0)):
         packets, share = row.packets or 0, row.share_pct
         by_policy = packets <= wanted.get(row.device, 0)
@@ -105,8 +106,7 @@ def dropping(case: Case, node: str) -> Iterator[Outcome]:
             f"{what}.",
             (case.show(COUNTS + LATER, node, _line(row)),),
             subject=row.device,
-            remedy="D2 says why, where the release counts reasons; "
-            f"ebpfperf drops --node {node} --log-for 5s says which packets.",
+            remedy=f"{why}ebpfperf drops --node {node} --log-for 5s says which packets.",
         )
     yield from _without_qdisc(case, node, after)
     seen = [row.device for row in rows if row.device not in after.tcx_devices]
@@ -121,7 +121,7 @@ def _without_qdisc(case: Case, node: str, after: NodeCounts) -> Iterator[Outcome
     """What is said of devices whose programs no qdisc counts for, or where there is nothing."""
     tcx = after.tcx_devices
     evidence = case.show(
-        COUNTS + LATER, node, [f"{name}: {after.programs[name]}" for name in tcx or after.programs]
+        COUNTS + LATER, node, [_attached(after, name) for name in tcx or after.programs]
     )
     if tcx:
         what = (
@@ -152,6 +152,14 @@ def _without_qdisc(case: Case, node: str, after: NodeCounts) -> Iterator[Outcome
         yield unknown("There is no program of Calico's on a device, and nothing counts.", evidence)
     elif not after.qdiscs:
         yield unknown("No device has a clsact qdisc that counts.", evidence)
+
+
+def _attached(after: NodeCounts, device: str) -> str:
+    hooks = after.programs[device]
+    if hooks is None:
+        return f"{device}: its programs are not told"
+    listed = (f"{hook} {', '.join(names)}" for hook, names in hooks.items())
+    return f"{device}: {'; '.join(listed) or 'no program'}"
 
 
 def _policy_packets(case: Case, node: str) -> dict[str, int]:
@@ -253,6 +261,8 @@ def by_policy(case: Case, node: str) -> Iterator[Outcome]:
             (case.show(COUNTS + LATER, node, _line(row)),),
             subject=row.device,
             remedy=policy_dump(case, row),
+            corrected="The page says to build calico-bpf. Since v3.18 it is part of calico-node: "
+            "calico-node -bpf.",
         )
     if not rows:
         line = f"{found.after.counters_map}: no growth of drops by policy"

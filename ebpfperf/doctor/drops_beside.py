@@ -187,7 +187,7 @@ def connections(case: Case, node: str) -> Iterator[Outcome]:
         found += _problems(case, node, table.name, problems)
     if not known:
         found.append(unknown("The map of backends was not read: stale connections are not seen."))
-    what = f"{total} connections: none to a backend that is gone, few without an answer."
+    what = f"Of {total} connections none leads to a backend that is gone, few have no answer."
     evidence = case.show(MAPS, node, [f"{each.name}: {len(each.entries)}" for each in tables])
     yield from found or [Outcome(Verdict.OK, what, (evidence,))]
 

@@ -238,7 +238,8 @@ def fighting(case: Case, node: str) -> Iterator[Outcome]:
         Verdict.WARN,
         f"The node has rules of kube-proxy's ({words}) beside eBPF. {_upper(why)}.",
         (evidence, values.shown(case, cleanup)),
-        remedy=f"{disable(case)}, and take its rules away: kube-proxy --cleanup, or restart the node.",
+        remedy=f"{disable(case)}, and take its rules away: kube-proxy --cleanup, or restart the "
+        "node.",
     )
 
 
@@ -258,7 +259,8 @@ CHECKS: tuple[Check, ...] = (
         "kube-proxy",
         "Does kube-proxy run beside eBPF mode?",
         "calico-node, and kube-proxy, take much processor time.",
-        ("processes", "daemonsets", "felixconfigurations", "felix-process"),
+        ("processes", "daemonsets", "nodes", "pods", "installations", "felixconfigurations",
+         "felix-process"),
         f"kube-proxy (a process, or a DaemonSet that wants it on the node) with {CLEANUP} on is "
         "FAIL if calico-node takes more than one processor between the readings, else WARN; with "
         "it off WARN; without kube-proxy OK.",
@@ -271,7 +273,7 @@ CHECKS: tuple[Check, ...] = (
         "rules-fought-over",
         "Do kube-proxy and Felix fight over rules?",
         "calico-node and kube-proxy take much processor time, and rules come and go.",
-        ("rules", "felixconfigurations", "felix-process"),
+        ("rules", "installations", "felixconfigurations", "felix-process"),
         "Five counts of rules named KUBE-S… (nft: kube-proxy) that differ are FAIL, with "
         f"{CLEANUP} off WARN; equal and not 0 is WARN; all 0 is OK.",
         "felix/dataplane/linux/int_dataplane.go (kube-proxy's rules)",
