@@ -160,7 +160,7 @@ def _judged(one: Run, many: Run, *, provider: str, link: float | None) -> tuple[
     if link is not None and 100 * best >= FULL_LINK_PCT * link:
         return Verdict.OK, f"the NIC of {units.bits_per_s(link)} is full", ""
     shaped = one.light and many.light and one.steady and _agree(one, many)
-    capped = many.bits_per_s < SAME_TIMES * one.bits_per_s and (one.idle and many.idle or shaped)
+    capped = many.bits_per_s < SAME_TIMES * one.bits_per_s and ((one.idle and many.idle) or shaped)
     if capped:
         speed = (
             "the NIC's own speed is not known and may be it"
