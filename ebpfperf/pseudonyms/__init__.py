@@ -17,11 +17,11 @@ from typing import Any
 from ebpfperf.evidence import API, Evidence, Item
 from ebpfperf.evidence_sources import MAPS
 from ebpfperf.pseudonyms import maps, objects
-from ebpfperf.pseudonyms.addresses import Addresses
+from ebpfperf.pseudonyms.addresses import Addresses, stays
 from ebpfperf.pseudonyms.names import Names, addresses_in
 
 SECRET_BYTES = 32
-_TRIES = 20
+_TRIES, _TRIED_ON = 20, 2000
 
 
 def pseudonymous(
@@ -115,15 +115,21 @@ class _Writer:
 
 
 def _drawn(known: Iterable[str], secret: bytes | None) -> Addresses:
-    """Addresses by a secret that gives none of the cluster's own, where one is found."""
-    own = set(known)
+    """Addresses by a secret that gives few of the cluster's own: none, where one is found."""
+    if secret is not None:
+        return Addresses(secret)
+    own = [each for each in known if not stays(each)][:_TRIED_ON]
+    best = Addresses(secrets.token_bytes(SECRET_BYTES))
+    fewest = len(own) + 1
     for _ in range(_TRIES):
-        addresses = Addresses(secret or secrets.token_bytes(SECRET_BYTES))
-        if secret or not any(
-            (other := addresses.text(each)) in own and other != each for each in own
-        ):
+        addresses = Addresses(secrets.token_bytes(SECRET_BYTES))
+        found = len({addresses.text(each) for each in own}.intersection(own))
+        if found < fewest:
+            best, fewest = addresses, found
+        if not found:
             break
-    return addresses
+    # What was only tried is no pseudonym of the evidence.
+    return Addresses(best.secret)
 
 
 def _parsed(evidence: Evidence) -> Iterator[Any]:

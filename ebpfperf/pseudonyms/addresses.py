@@ -34,6 +34,15 @@ _KEPT_MACS = {CALICO_MAC, "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"}
 _LINK_LOCAL = 0xFE80 << 48
 
 
+def stays(text: str) -> bool:
+    """Whether an address or network is the same under every secret."""
+    network = ipaddress.ip_network(text, strict=False)
+    family = network.version
+    within = any(_holds(ipaddress.ip_network(each), network) for each in KEPT[family])
+    above = (*KEPT[family], *FIRST_BITS_KEPT[family])
+    return within or any(_holds(network, ipaddress.ip_network(each)) for each in above)
+
+
 class Addresses:
     """Pseudonyms of addresses by one secret."""
 
@@ -157,6 +166,13 @@ class Addresses:
 
     def _hash(self, purpose: bytes, told: bytes) -> bytes:
         return hashlib.blake2b(told, key=self.secret, person=purpose, digest_size=32).digest()
+
+
+def _holds(one: Network, other: Network) -> bool:
+    if one.prefixlen > other.prefixlen:
+        return False
+    host = one.max_prefixlen - one.prefixlen
+    return int(one.network_address) >> host == int(other.network_address) >> host
 
 
 def _spelled(family: int, number: int) -> str:

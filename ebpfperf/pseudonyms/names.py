@@ -219,12 +219,13 @@ def is_plain(name: str) -> bool:
 
 
 def addresses_in(texts: Iterable[str]) -> frozenset[str]:
-    """The IPv4 addresses that stand in texts of objects."""
+    """The IPv4 addresses and networks that stand in texts of objects."""
     found = set()
     for text in texts:
         for match in _IPV4.finditer(text):
             try:
-                found.add(str(ipaddress.IPv4Address(match[1])))
+                network = ipaddress.IPv4Network(match[0], strict=False)
+                found.add(str(network) if match[2] else match[1])
             except ValueError:
                 continue
     return frozenset(found)

@@ -47,7 +47,7 @@ IN_TEXT = re.compile(
 )
 _OURS = re.compile(
     r"(?:^|\.)(?:cluster\.local|kubernetes\.io|k8s\.io|projectcalico\.org|tigera\.io|docker\.com|"
-    r"github\.com|debian\.org|example)$"
+    r"github\.com|debian\.org)$|^host-[0-9a-f]{6}\.example$"
 )
 _INSTANCE = re.compile(r"(?<![\w-])i-[0-9a-f]{8,17}(?![\w-])")
 

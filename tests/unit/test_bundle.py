@@ -295,7 +295,8 @@ def test_doctor_judges_a_bundle_and_says_of_when_it_is(written: Path) -> None:
     assert found == judge.diagnose(healthy(), from_bundle=True)
     assert status == judge.exit_status(found)
     _, out, _ = doctor("--bundle", str(written))
-    assert "from a bundle of 2026-11-29 18:21:31" in out
+    day, _, time = healthy().taken_utc.rstrip("Z").partition("T")
+    assert f"from a bundle of {day} {time}" in out
 
 
 def test_doctor_judges_a_part_of_a_bundle(written: Path) -> None:
@@ -322,13 +323,14 @@ def test_what_could_not_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     head, _, packed = healthy().items[MAPS, "node-1"].content.partition(b"\n")
     told = json.loads(head)
     told["maps"][0]["cut"] = True
+    count = told["maps"][0]["sizes"][0] // told["maps"][0]["key_bytes"]
     evidence = odd()
     evidence = changed(evidence, {(MAPS, "node-1"): json.dumps(told).encode() + b"\n" + packed})
     assert _say(evidence, path) == 1
     said = capsys.readouterr().err
     assert "node-3: Connection refused" in said
     assert "node-2, sockets: ss: not there" in said
-    assert "node-1, cali_v4_nat_fe3: only 3 entries were read" in said
+    assert f"node-1, cali_v4_nat_fe3: only {count} entries were read" in said
 
 
 @pytest.mark.parametrize(

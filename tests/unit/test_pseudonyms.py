@@ -1,0 +1,616 @@
+"""Pseudonyms: alike everywhere, prefixes kept, nothing true left, and the same diagnosis."""
+
+from __future__ import annotations
+
+import gzip
+import ipaddress
+import json
+import random
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from evidence_made import changed, felix, healthy, objects
+from hypothesis import given
+from hypothesis import strategies as st
+from map_bytes import LAYOUTS, connection
+
+from ebpfperf import bundle, map_answers
+from ebpfperf.calico.maps import VERSIONS
+from ebpfperf.diagnosis import Diagnosis
+from ebpfperf.doctor import judge
+from ebpfperf.evidence import Evidence
+from ebpfperf.evidence_sources import MAPS
+from ebpfperf.pseudonyms import maps, pseudonymous
+from ebpfperf.pseudonyms.addresses import Addresses
+from ebpfperf.pseudonyms.names import Names
+
+SECRET = b"of these tests: always the same."
+V4 = st.integers(0, 2**32 - 1)
+# Without what holds another address: mapped and translated IPv4, MACs in link-local ones.
+V6 = st.integers(0x2000 << 112, 2**128 - 1).filter(lambda n: n >> 112 != 0xFE80)
+CLUSTER = frozenset({"10.65.0.7", "10.0.3.17", "192.168.7.9"})
+
+
+def shared(one: int, other: int, width: int) -> int:
+    """How many first bits are the same."""
+    return width - (one ^ other).bit_length()
+
+
+# ------------------------------------------------------------------------------- addresses
+
+
+@given(one=V4, other=V4, near=st.integers(0, 31))
+def test_ipv4_prefixes_are_kept_exactly(one: int, other: int, near: int) -> None:
+    addresses = Addresses(SECRET)
+    for second in (other, one ^ 1 << near):
+        found = addresses.number(4, one), addresses.number(4, second)
+        assert shared(*found, 32) == shared(one, second, 32)
+
+
+@given(one=V6, other=V6, near=st.integers(0, 120))
+def test_ipv6_prefixes_are_kept_exactly(one: int, other: int, near: int) -> None:
+    addresses = Addresses(SECRET)
+    for second in (other, one ^ 1 << near):
+        if second >> 112 == 0xFE80:
+            continue
+        found = addresses.number(6, one), addresses.number(6, second)
+        assert shared(*found, 128) == shared(one, second, 128)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.0.0.0", "0.0.0.0/0", "127.0.0.1", "127.0.0.0/8", "169.254.1.1", "169.254.169.254/32",
+        "224.0.0.1", "239.255.255.250", "255.255.255.255", "255.255.240.0", "128.0.0.0/1",
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "100.64.0.0/10",
+        "::", "::/0", "::1", "::1/128", "fe80::ecee:eeff:feee:eeee", "fe80::/64", "ff02::1",
+        "fc00::/7", "2000::/3", "2001:db8::/32",
+    ],
+)  # fmt: skip
+def test_what_is_the_same_everywhere_stays(text: str) -> None:
+    assert Addresses(SECRET).text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "within"),
+    [
+        ("10.65.3.9", "10.0.0.0/8"), ("172.20.3.9", "172.16.0.0/12"), ("192.0.2.9", "192.0.2.0/24"),
+        ("192.168.3.9", "192.168.0.0/16"), ("fd00:1::7", "fc00::/7"),
+        ("2001:db8::7", "2001:db8::/32"),
+    ],
+)  # fmt: skip
+def test_a_private_address_stays_one_and_becomes_another(text: str, within: str) -> None:
+    found = Addresses(SECRET).text(text)
+    assert found != text
+    assert ipaddress.ip_address(found) in ipaddress.ip_network(within)
+
+
+@given(number=V4, bits=st.integers(0, 32))
+def test_networks_hold_the_pseudonyms_of_what_is_in_them(number: int, bits: int) -> None:
+    addresses = Addresses(SECRET)
+    network = ipaddress.ip_network((number, bits), strict=False)
+    found = ipaddress.ip_network(addresses.text(str(network)))
+    assert found.prefixlen == bits
+    assert ipaddress.IPv4Address(addresses.number(4, number)) in found
+
+
+def test_an_address_with_its_networks_length_is_an_address() -> None:
+    addresses = Addresses(SECRET)
+    assert addresses.text("10.65.0.7/24") == addresses.text("10.65.0.7") + "/24"
+    assert addresses.text("10.65.0.0/24") != addresses.text("10.65.0.0") + "/24"
+    assert addresses.text("10.65.0.0/24").endswith(".0/24")
+
+
+def test_addresses_within_others_are_the_same_pseudonyms() -> None:
+    addresses = Addresses(SECRET)
+    inner = int(ipaddress.IPv4Address(addresses.text("10.65.0.7")))
+    for outer in ("::ffff:0:0", "64:ff9b::"):
+        begin = int(ipaddress.IPv6Address(outer))
+        whole = ipaddress.IPv6Address(begin + int(ipaddress.IPv4Address("10.65.0.7")))
+        assert addresses.text(str(whole)) == str(ipaddress.IPv6Address(begin + inner))
+    # RFC 4291, appendix A.
+    mac = bytes.fromhex(addresses.mac("02:00:c6:12:00:0b").replace(":", ""))
+    host = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    expected = ipaddress.IPv6Address(bytes.fromhex("fe80000000000000") + host)
+    assert addresses.text("fe80::c6ff:fe12:b") == str(expected)
+
+
+def test_macs_keep_their_kind() -> None:
+    addresses = Addresses(SECRET)
+    for kept in (
+        "ee:ee:ee:ee:ee:ee",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+        "33:33:00:00:00:01",
+    ):
+        assert addresses.mac(kept) == kept
+    for mac in ("02:00:c6:12:00:0b", "3c:fd:fe:01:02:03"):
+        found = addresses.mac(mac)
+        assert found != mac
+        assert int(found[:2], 16) & 3 == int(mac[:2], 16) & 3
+        assert addresses.mac(mac.upper()) == found
+
+
+def test_another_secret_gives_others() -> None:
+    one, other = Addresses(b"1" * 32), Addresses(b"2" * 32)
+    texts = [f"10.65.{number}.7" for number in range(20)]
+    assert sum(one.text(text) == other.text(text) for text in texts) <= 1
+
+
+# ----------------------------------------------------------------------------------- names
+
+
+KNOWN = {
+    "node": ["node-1", "thor", "ip-10-0-3-17.ec2.internal", "config"],
+    "ns": ["shop", "default", "ingress"],
+    "svc": ["checkout"],
+    "pod": ["checkout-7d9f8-abcde", "calico-node-x7k2p", "kube-proxy-thor"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names(SECRET, Addresses(SECRET), KNOWN, known_addresses=CLUSTER)
+
+
+def test_names_say_their_kind_and_none_is_given_twice(names: Names) -> None:
+    found = dict(names.given())
+    assert len(set(found.values())) == len(found)
+    assert re.fullmatch(r"node-a[1-4]", found["thor"])
+    assert re.fullmatch(r"ns-a[12]", found["shop"])
+    assert re.fullmatch(r"calico-node-[0-9a-f]{5}", found["calico-node-x7k2p"])
+    assert found["kube-proxy-thor"] == f"kube-proxy-{found['thor']}"
+    assert "default" not in found
+
+
+def test_a_pseudonym_is_no_other_objects_name() -> None:
+    many = {"node": [f"node-{letter}{digit}" for letter in "abc" for digit in range(1, 10)]}
+    found = Names(SECRET, Addresses(SECRET), many).given()
+    assert not set(found) & set(found.values())
+
+
+def test_there_are_names_for_any_number() -> None:
+    many = {"pod": [f"p{number}x" for number in range(9 * 26 * 28)]}
+    found = Names(SECRET, Addresses(SECRET), many).given()
+    assert len(set(found.values())) == len(many["pod"])
+    assert {"pod-a1", "pod-z9", "pod-aa1", "pod-zz9", "pod-aaa1"} <= set(found.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "thor is not ready", 'host="thor"', "thor: x", "(thor)", "shop/checkout", "thor.", "thor's",
+        "http://checkout.shop.svc.cluster.local:80/", "checkout-7d9f8-abcde", "checkout-55-zz",
+        "ip-10-0-3-17.ec2.internal", "ip-10-0-3-17", "node-1=5", "-n shop", "node.thor",
+    ],
+)  # fmt: skip
+def test_names_are_replaced_wherever_they_stand(names: Names, text: str) -> None:
+    found = names.text(text)
+    for name in ("thor", "shop", "checkout", "10-0-3-17", "abcde", "node-1"):
+        assert name not in found, found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Loading config...", "qdisc ingress ffff:", "felix/config_params.go 1047: config changed",
+        "calico_from_hos", "cali_v4_ct3", "default", "kube-system/kube-proxy", "authority shopping",
+        "2026-11-29 18:20:23.183 [INFO][101] felix/daemon.go 386: version=3.26.1.2",
+        "version 10.1.2.3", "v3.26.1.2", "5.4.0-1.2.3.4 ", "kernel 4.18.0-193.28.1.2.el8", "1.2.3",
+        "256.1.1.1", "1.2.3.4.5", "09:05:33.123", "std::vector", "7783-7084-3265-9085-8269-3286-77",
+        "29 nodes: 1.5.2", "ee:ee:ee:ee:ee:ee", "10.0.0.0/8", "rx:1 tx:2", "cali+", "a::b::c",
+    ],
+)  # fmt: skip
+def test_what_is_no_name_stays(names: Names, text: str) -> None:
+    assert names.text(text) == text
+
+
+def test_ordinary_words_are_names_where_it_shows(names: Names) -> None:
+    found = names.text("ingress/checkout on ingress of config")
+    assert found.startswith(f"{names.given()['ingress']}/")
+    assert found.endswith(" on ingress of config")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.65.0.7:80", "10.65.0.7"), ("[fd00::7]:443", "fd00::7"), ("(10.65.0.7)", "10.65.0.7"),
+        ("src 10.65.0.7.", "10.65.0.7"), ("10.65.0.7,10.65.0.8", "10.65.0.7"),
+        ("a=fd00::7", "fd00::7"),
+        ("https://10.65.0.7/x", "10.65.0.7"), ("dev eth0 via 10.65.0.7 proto", "10.65.0.7"),
+        ("10.65.0.7-10.65.0.9", "10.65.0.7"), ("10.65.0.7.nip.io", "10.65.0.7"),
+        ("fd00::7/64", "fd00::7"), ("FD00::7", "fd00::7"), ('{"a":"10.65.0.7"}', "10.65.0.7"),
+    ],
+)  # fmt: skip
+def test_addresses_are_replaced_in_any_text(names: Names, text: str, address: str) -> None:
+    other = Addresses(SECRET).text(address)
+    found = names.text(text)
+    assert other in found
+    assert address not in found.lower()
+
+
+def test_uuids_devices_and_macs_are_replaced_alike(names: Names) -> None:
+    uuid = "57347a7f-89dc-49b4-b6ec-d9e6077068af"
+    found = names.text(f"{uuid} kubepods-pod{uuid.replace('-', '_')}.slice")
+    first, second = found.split()
+    assert first != uuid
+    assert len(first) == len(uuid)
+    assert second == f"kubepods-pod{first.replace('-', '_')}.slice"
+    assert names.text("ec2e1916-89dc-49b4-b6ec-d9e6077068af").startswith("ec2")
+    found = names.text("cali0761ccbeace: dev cali0761ccbeace_x 02:00:c6:12:00:0b " + "a" * 64)
+    assert "0761ccbeace" not in found
+    assert re.fullmatch(
+        r"(cali[0-9a-f]{11}): dev \1_x [0-9a-f:]{17} [0-9a-f]{64}", found
+    ), found  # fmt: skip
+
+
+def test_a_workload_that_is_gone_gets_a_name_too(names: Names) -> None:
+    found = names.text('WorkloadId:"gone-ns/gone-pod" kns.gone-ns ksa.gone-ns.robot')
+    assert "gone" not in found
+    assert "robot" not in found
+    namespaces = re.findall(r"ns-[0-9a-f]{8}", found)
+    assert len(namespaces) == 3
+    assert len(set(namespaces)) == 1
+
+
+# -------------------------------------------------------------------------------------- maps
+
+
+def frames(answer: bytes, purposes: list[str]) -> list[pd.DataFrame]:
+    return [each.decoded.frame for each in map_answers.parse("n", answer, purposes).maps]
+
+
+def answer(name: str, entries: list[tuple[bytes, bytes]]) -> bytes:
+    keys, values = b"".join(k for k, _ in entries), b"".join(v for _, v in entries)
+    head = {
+        "maps": [{"name": name, "others": [], "error": "", "cut": False, "how": "", "cpus": 0,
+                  "max_entries": 9, "kind": "hash", "key_bytes": len(entries[0][0]),
+                  "value_bytes": len(entries[0][1]), "sizes": [len(keys), len(values)]}],
+        "reason": "", "pinned": [name], "now_ns": 5, "interfaces": {"7": "cali0761ccbeace"},
+    }  # fmt: skip
+    return json.dumps(head).encode() + b"\n" + zlib.compress(keys + values)
+
+
+def check(name: str, purpose: str, entries: list[tuple[bytes, bytes]]) -> None:
+    """After rewriting, exactly the addresses are others: the pseudonyms of what they were."""
+    addresses = Addresses(SECRET)
+    names = Names(SECRET, addresses, {})
+    before = answer(name, entries)
+    after = maps.rewritten(before, addresses, names.text)
+    assert b"cali0761ccbeace" not in after
+    (one,), (other,) = frames(before, [purpose]), frames(after, [purpose])
+    assert len(one) == len(entries)
+    different = 0
+    for column in one.columns:
+        for text, found in zip(one[column].tolist(), other[column].tolist(), strict=True):
+            expected = names.text(text) if isinstance(text, str) else text
+            assert found is expected or found == expected or (pd.isna(found) and pd.isna(expected))
+            different += isinstance(text, str) and text != found
+    assert different > 0
+
+
+@pytest.mark.parametrize("how", LAYOUTS, ids=lambda how: f"{how.name}-{how.release}")
+def test_connections_of_every_release_get_other_addresses(how: Any) -> None:
+    chance = random.Random(how.release)
+    check(how.name, "conntrack", [connection(chance, how)[:2] for _ in range(60)])
+
+
+def entries_of(purpose: str, family: int, chance: random.Random) -> Iterator[tuple[bytes, bytes]]:
+    wide = 4 if family == 4 else 16
+
+    def network(bits: int) -> bytes:
+        number = int.from_bytes(chance.randbytes(wide), "big")
+        host = 8 * wide - bits
+        return (number >> host << host).to_bytes(wide, "big")
+
+    for at in range(20):
+        address, other = chance.randbytes(wide), chance.randbytes(wide)
+        if purpose == "nat-frontend":
+            bits = chance.choice([0, 8, 24, 8 * wide])
+            key = struct.pack("<I", 8 * (wide + 3) + bits) + address
+            key += struct.pack("<HB", 80, 6) + network(bits)
+            yield key.ljust(16 if family == 4 else 40, b"\0"), struct.pack("<5I", at, 1, 0, 0, 0)
+        elif purpose == "nat-backend":
+            yield (
+                struct.pack("<II", at, 0),
+                (address + struct.pack("<H", 80)).ljust(8 if family == 4 else 20, b"\0"),
+            )
+        elif purpose == "nat-affinity":
+            key = address + struct.pack("<HBx", 80, 6) + other
+            value = chance.randbytes(wide) + struct.pack("<H2x", 81)
+            size = (16, 16) if family == 4 else (40, 32)
+            yield key.ljust(size[0], b"\0"), value.ljust(size[1], b"\0")
+        elif purpose == "routes":
+            bits = chance.choice([8, 26, 8 * wide])
+            local = struct.pack("<II", 0xC, at).ljust(4 + wide, b"\0")
+            value = local if at % 2 else struct.pack("<I", 0x4) + address
+            size = 8 if family == 4 else 20
+            yield struct.pack("<I", bits) + network(bits), value.ljust(size, b"\0")
+        elif purpose == "ip-sets":
+            bits = chance.choice([8, 8 * wide])
+            head = struct.pack("<I", 64 + bits) + struct.pack(">Q", at + 1)
+            yield (head + network(bits)).ljust(20 if family == 4 else 32, b"\0"), bytes(4)
+        elif purpose == "arp":
+            yield address + struct.pack("<I", at), chance.randbytes(12)
+        else:
+            name = b"cali0761ccbeace\0" if at else b"eth0".ljust(16, b"\0")
+            yield struct.pack("<I", at), struct.pack("<I", 1) + name
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(
+    "purpose",
+    ["nat-frontend", "nat-backend", "nat-affinity", "routes", "ip-sets", "arp", "ifstate"],
+)
+def test_every_other_map_gets_other_addresses(purpose: str, family: int) -> None:
+    made = list(entries_of(purpose, family, random.Random(purpose)))
+    sizes = len(made[0][0]), len(made[0][1])
+    fitting = [
+        each.name
+        for each in VERSIONS
+        if each.purpose == purpose
+        and each.family in (0, family)
+        and (each.key_bytes, each.value_bytes) == sizes
+    ]
+    assert fitting, sizes
+    check(fitting[0], purpose, made)
+
+
+def test_a_map_that_is_not_known_is_left_out() -> None:
+    secret = ipaddress.IPv4Address("10.65.0.7").packed
+    for name in ("cali_v4_new9", "cali_v4_ct3"):
+        after = maps.rewritten(answer(name, [(secret, secret)]), Addresses(SECRET), str)
+        head, content = map_answers.unpacked(after)
+        assert content == b""
+        assert head["maps"][0]["error"] == maps.LEFT_OUT
+
+
+def test_what_bpftool_printed_is_rewritten_as_bytes() -> None:
+    made = list(entries_of("nat-backend", 4, random.Random(1)))
+    raw = answer("cali_v4_nat_be", made)
+    head = json.loads(raw.partition(b"\n")[0])
+    rows = [{"key": [hex(b) for b in k], "value": [hex(b) for b in v]} for k, v in made]
+    text = json.dumps(rows).encode()
+    head["maps"][0] |= {"dump": "bpftool", "sizes": [len(text), 0]}
+    printed = json.dumps(head).encode() + b"\n" + zlib.compress(text)
+    one, other = (maps.rewritten(each, Addresses(SECRET), str) for each in (raw, printed))
+    assert map_answers.unpacked(one)[1] == map_answers.unpacked(other)[1]
+
+
+# --------------------------------------------------------------------------- whole evidence
+
+
+def with_names() -> Evidence:
+    """The recorded evidence, and names that a company has."""
+    base = healthy()
+
+    def pods(found: list[Any]) -> None:
+        found.append({
+            "kind": "Pod",
+            "metadata": {
+                "name": "checkout-7d9f8-abcde", "namespace": "shop-prod", "uid": "1",
+                "labels": {"team": "payments", "corp.example/owner": "alice", "app": "checkout"},
+                "annotations": {"corp.example/wiki": "https://wiki.corp.example/alice",
+                                "cni.projectcalico.org/podIP": "198.19.0.77/32"},
+            },
+            "spec": {"nodeName": "node-1", "containers": [
+                {"name": "checkout", "image": "registry.corp.example/shop/checkout:1.2.3"},
+                {"name": "proxy", "image": "registry.corp.example/mirror/calico/node:v3.26.1"},
+            ]},
+            "status": {"phase": "Running", "podIP": "198.19.0.77",
+                       "podIPs": [{"ip": "198.19.0.77"}]},
+        })  # fmt: skip
+
+    def services(found: list[Any]) -> None:
+        found.append({
+            "kind": "Service",
+            "metadata": {"name": "checkout", "namespace": "shop-prod"},
+            "spec": {"clusterIP": "None", "selector": {"app": "checkout"},
+                     "ports": [{"name": "payapi", "port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"hostname": "lb-77.eu.corp.example"}]}},
+        })  # fmt: skip
+
+    def nodes(found: list[Any]) -> None:
+        found[0]["spec"] = {
+            "providerID": "aws:///eu-west-1a/i-0123456789abcdef0",
+            "taints": [{"key": "team", "value": "payments", "effect": "NoSchedule"}],
+        }
+        found[0]["metadata"]["labels"]["corp.example/rack"] = "rack-17b"
+        found[0]["metadata"]["labels"]["node.kubernetes.io/instance-type"] = "m5.large"
+        found[0]["status"]["images"] = [{"names": ["registry.corp.example/hidden:1"]}]
+        found[0]["status"]["nodeInfo"]["machineID"] = "0123456789abcdef0123456789abcdee"
+
+    def pools(found: list[Any]) -> None:
+        found.append({"kind": "IPPool", "metadata": {"name": "corp-pool"},
+                      "spec": {"cidr": "198.19.128.0/17", "disabled": True,
+                               "nodeSelector": "team == 'payments'"}})  # fmt: skip
+
+    log = base.items["log", "node-1"].text + (
+        '2026-11-29 18:20:26.000 [INFO][175] felix/x.go 1: id=WorkloadId:"shop-prod/gone-1" '
+        "host=node-1 addr=198.19.0.77 server api.corp.example.com\n"
+    )
+    answers = {
+        ("pods", ""): objects(base, "pods", pods),
+        ("services", ""): objects(base, "services", services),
+        ("nodes", ""): objects(base, "nodes", nodes),
+        ("ippools", ""): objects(base, "ippools", pools),
+        ("felixconfigurations", ""): felix(base, {"bpfLogLevel": "Off"}, "node.node-2"),
+        ("log", "node-1"): log,
+        ("sockets", "node-1"): 'UNCONN 0 0 198.18.0.11:4789 0.0.0.0:* users:(("x",pid=1,fd=2))\n',
+        ("cloud", "node-1"): "/sys/class/dmi/id/board_asset_tag:i-0123456789abcdef0\n",
+        ("felix-process", "node-1"): "==> environment <==\nFELIX_FELIXHOSTNAME=node-1\n",
+    }
+    return changed(base, answers)
+
+
+ADDED = (
+    "198.19.0.77", "checkout", "shop-prod", "payments", "alice", "corp.example", "registry.corp",
+    "payapi", "abcde", "7d9f8", "i-0123456789abcdef0", "rack-17b", "hidden", "198.19.128.0",
+    "0123456789abcdef0123456789abcdee", "corp-pool", "gone-1", "lb-77", "eu-west-1a",
+)  # fmt: skip
+
+
+def originals(evidence: Evidence) -> dict[str, set[str]]:
+    """What the recorded objects and devices are called, and their addresses."""
+    found: dict[str, set[str]] = {"names": set(), "addresses": set(), "identities": set()}
+    for source in ("nodes", "pods", "services", "endpointslices"):
+        for each in json.loads(evidence.items[source, ""].text):
+            found["names"].add(each["metadata"]["name"])
+            found["identities"].add(each["metadata"].get("uid", ""))
+            found["addresses"] |= set(each.get("spec", {}).get("clusterIPs", ()))
+            found["addresses"] |= {one["ip"] for one in each.get("status", {}).get("podIPs", ())}
+    for node in evidence.nodes:
+        found["identities"].add(json.loads(evidence.items["counts", node].text)["boot_id"])
+        for link in json.loads(evidence.items["links", node].text):
+            if link["ifname"] == "lo":
+                continue
+            found["addresses"] |= {one["local"] for one in link["addr_info"]}
+            if link["ifname"].startswith("cali"):
+                found["names"].add(link["ifname"])
+            if link["address"] != "ee:ee:ee:ee:ee:ee":
+                found["identities"].add(link["address"])
+    found["names"] -= {"calico-node", "kubernetes"}
+    found["identities"] -= {"", "1"}
+    found["addresses"] -= {"None", "fe80::ecee:eeff:feee:eeee"}
+    return found
+
+
+def every_byte(path: Path) -> bytes:
+    """All that a bundle holds, unpacked, the maps as well; once more without blanks."""
+    evidence = bundle.read(path)
+    content = gzip.decompress(path.read_bytes())
+    for node in evidence.nodes:
+        content += map_answers.unpacked(evidence.items[MAPS, node].content)[1]
+    return content
+
+
+def alone(text: str) -> str:
+    return rf"(?<![\w-]){re.escape(text)}(?![\w-])"
+
+
+def test_nothing_true_is_left_in_a_bundle(tmp_path: Path) -> None:
+    original = with_names()
+    known = originals(original)
+    assert {kind: len(found) >= 6 for kind, found in known.items()} == dict.fromkeys(known, True)
+    bundle.write(original, tmp_path / "true")
+    before = every_byte(tmp_path / "true").decode("latin-1")
+    texts = {*known["names"], *known["identities"], *known["addresses"]}
+    for text in ADDED:
+        assert text in before, text
+    for text in texts:
+        assert re.search(alone(text), before), text
+    other, given = pseudonymous(original, secret=SECRET)
+    bundle.write(other, tmp_path / "other")
+    after = every_byte(tmp_path / "other").decode("latin-1")
+    for text in ADDED:
+        assert text not in after, text
+    for text in texts:
+        assert not re.search(alone(text), after), text
+    assert set(known["names"]) <= set(given) | {n for n in known["names"] if n.startswith("cali")}
+    assert SECRET.decode() not in after
+
+
+def test_nothing_true_is_left_as_bytes(tmp_path: Path) -> None:
+    """Addresses in network order, as the maps have them."""
+    bundle.write(healthy(), tmp_path / "true")
+    other, _ = pseudonymous(healthy(), secret=SECRET)
+    bundle.write(other, tmp_path / "other")
+    packed = {
+        ipaddress.ip_address(each).packed
+        for each in originals(healthy())["addresses"]
+        if "." in each
+    }
+    before, after = every_byte(tmp_path / "true"), every_byte(tmp_path / "other")
+    assert sum(each in before for each in packed) >= 5
+    assert not any(each in after for each in packed)
+
+
+def judged(found: Diagnosis, names: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    def other(text: str) -> str:
+        return "".join(names.get(each, each) for each in re.split(r"([/:, ])", text))
+
+    return [
+        (result.id, each.verdict.value, other(each.node), other(each.subject))
+        for result, each in found.outcomes()
+    ]
+
+
+def faulty() -> Evidence:
+    """With much that is wrong, so that most checks have something to say of names."""
+    base = with_names()
+
+    def services(found: list[Any]) -> None:
+        found[0]["spec"]["clusterIPs"] = [found[0]["spec"]["clusterIP"]]
+        found[0]["spec"]["clusterIP"] = found[0]["spec"]["clusterIPs"][0] = "198.18.253.99"
+
+    answers = {
+        ("services", ""): objects(base, "services", services),
+        ("bpffs", "node-2"): "",
+        ("felixconfigurations", ""): felix(base, {"bpfLogLevel": "Debug", "ipipEnabled": True}),
+    }
+    return changed(base, answers)
+
+
+@pytest.mark.parametrize("make", [healthy, with_names, faulty])
+def test_the_diagnosis_is_the_same_but_for_names(make: Any) -> None:
+    evidence = make()
+    other, given = pseudonymous(evidence, secret=SECRET)
+    one, two = judge.diagnose(evidence), judge.diagnose(other)
+    assert judged(two, {}) == judged(one, given)
+    assert two.pseudonyms
+    assert not one.pseudonyms
+    if make is faulty:
+        found = {(each[0], each[1]) for each in judged(one, {})}
+        assert {("A4", "FAIL"), ("B2", "FAIL")} <= found
+
+
+def test_structure_stays(tmp_path: Path) -> None:
+    evidence = with_names()
+    other, given = pseudonymous(evidence, secret=SECRET)
+    assert set(other.nodes) == {given["node-1"], given["node-2"]}
+    (pod,) = [
+        each for each in json.loads(other.items["pods", ""].text)
+        if each["metadata"]["name"] == given["checkout-7d9f8-abcde"]
+    ]  # fmt: skip
+    assert pod["metadata"]["namespace"] == given["shop-prod"]
+    assert pod["spec"]["nodeName"] == given["node-1"]
+    assert pod["metadata"]["labels"]["app"] == given["checkout"]
+    assert pod["spec"]["containers"][1]["image"].endswith("/node:v3.26.1")
+    assert list(pod["metadata"]["annotations"]) == ["cni.projectcalico.org/podIP"]
+    (node,) = [
+        each for each in json.loads(other.items["nodes", ""].text) if "taints" in each["spec"]
+    ]
+    assert node["spec"]["providerID"].startswith("aws://")
+    assert node["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "m5.large"
+    assert given["team"] in node["spec"]["taints"][0]["key"]
+    pools = json.loads(other.items["ippools", ""].text)
+    assert pools[1]["spec"]["nodeSelector"] == f"{given['team']} == '{given['payments']}'"
+    configurations = json.loads(other.items["felixconfigurations", ""].text)
+    assert configurations[1]["metadata"]["name"] == f"node.{given['node-2']}"
+
+
+def test_without_a_secret_it_is_another_one_each_time() -> None:
+    evidence = healthy()
+    (one, first), (other, second) = pseudonymous(evidence), pseudonymous(evidence)
+    assert first != second
+    assert one != other
+    own = {address for address in first if re.fullmatch(r"[\d.]+", address)}
+    assert len(own) >= 5
+    assert not originals(evidence)["addresses"] & {first[address] for address in own}
+
+
+def test_an_answer_that_cannot_be_read_is_left_out() -> None:
+    evidence = changed(
+        healthy(), {("pods", ""): "[{torn web-1", (MAPS, "node-1"): b'{"maps": 1}\nweb-1'}
+    )
+    other, given = pseudonymous(evidence, secret=SECRET)
+    for where in (("pods", ""), (MAPS, given["node-1"])):
+        item = other.items[where]
+        assert item.content == b""
+        assert item.error.startswith("left out")
