@@ -99,6 +99,12 @@ def _wrong(
     small = [each for each in pods if each.mtu_bytes < fitting - SMALLER_BYTES]
     if small and not _on_purpose(case, node, small, told, fitting):
         remedy = "Make these pods anew: a pod keeps the MTU that it was made with."
+        if case.minor < AUTO_MTU_FROM:
+            remedy = (
+                f"{case.release} does not find the MTU itself: set veth_mtu of ConfigMap "
+                f"calico-config to {fitting} (and ipipMTU or vxlanMTU, too), then make these "
+                "pods anew."
+            )
         if told is not None and told < fitting - SMALLER_BYTES:
             remedy = (
                 f"New pods get {told} bytes, too (/var/lib/calico/mtu): see E2, the MTU fields "
