@@ -94,9 +94,8 @@ class Names:
             return text
         found = self._given.get(text)
         if found is None:
-            other = self.text(text)
-            if other != text:
-                return other
+            if any(pattern.fullmatch(text) for pattern in (_IPV4, _IPV6, _UUID)):
+                return self.devices(text)
             found = self._given[text] = self._ending(text) or f"{kind}-{self.digest(text, 8)}"
         return found
 

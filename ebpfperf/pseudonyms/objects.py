@@ -221,7 +221,7 @@ class _Rewriting:
         path, _, last = value.partition("@")[0].rpartition("/")
         repository, colon, tag = last.partition(":")
         if repository not in IMAGES:
-            return self._names.name(value, "image")
+            return f"image-{self._names.digest(value, 8)}"
         public = not path or path in _PUBLIC_PATHS
         where = path if public else self._names.name(path, "host")
         return f"{where}{'/' if path else ''}{repository}{colon}{tag}"
