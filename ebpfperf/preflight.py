@@ -19,8 +19,8 @@ from ebpfperf.store import Store
 _ALWAYS = (
     "clusterinformation", "felixconfigurations", "ippools", "nodes", "pods", "felix-process", LOG,
 )  # fmt: skip
-# Treatments set the overlay and its flags themselves.
-_OF_TREATMENTS = ("E1", "E2", "E3")
+# Treatments set the overlay and its flags themselves, and with them the MTU of the pods made anew.
+_OF_TREATMENTS = ("E1", "E2", "E3", "E7")
 # Check → the fields that it judges: left out where a treatment sets one of them.
 _OF_FIELDS: Mapping[str, Collection[str]] = {
     "C1": ("bpfKubeProxyIptablesCleanupEnabled",),

@@ -1,0 +1,117 @@
+"""The doctor over a live cluster: quiet where all is well, and it names what is wrong and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from ebpfperf import preflight
+from ebpfperf.cluster import Cluster
+from ebpfperf.diagnosis import Diagnosis, Verdict, from_json
+from ebpfperf.lab import lifecycle
+from ebpfperf.lab.faults.place import Place
+from ebpfperf.lab.own_annotations import RESTART
+from ebpfperf.lab.running import Lab
+from ebpfperf.lab.state import Shape
+from ebpfperf.model import ClusterRef
+from ebpfperf.store import Store
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def own_lab() -> Iterator[Lab]:
+    """A lab in eBPF mode, with nothing wrong."""
+    name = f"test-doctor-{os.getpid()}"
+    try:
+        made, _ = lifecycle.up(Shape(name))
+        place = Place(made, made.nodes[0])
+        for node in made.nodes:
+            body = {"metadata": {"annotations": {RESTART: "0.2"}}}
+            place.patch(f"/api/v1/nodes/{node.name}", body)
+        place.set_felix({"bpfEnabled": True})
+        for each in place.everywhere():
+            each.wait("eBPF", lambda each=each: each.program(each.node.nic) > 0)
+        yield made
+    finally:
+        lifecycle.down(name)
+
+
+def cli(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ebpfperf.cli", *arguments],
+        env={
+            **os.environ,
+            "KUBECONFIG": str(lab.kubeconfig),
+            "EBPFPERF_SSH_CONFIG": str(lab.ssh_config),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def objects(lab: Lab) -> str:
+    """Every object of Calico's, as bytes: nothing of it may change."""
+    place = Place(lab, lab.nodes[0])
+    crds = "/apis/crd.projectcalico.org/v1"
+    return json.dumps([place.get(f"{crds}/{kind}") for kind in ("felixconfigurations", "ippools")])
+
+
+def before_a_campaign(lab: Lab, place: Path) -> list[str]:
+    """What a run says before its first trial."""
+    said: list[str] = []
+    ref = ClusterRef(kubeconfig=str(lab.kubeconfig), ssh_config=str(lab.ssh_config))
+    store = Store.create(place / "run", synthetic.CAMPAIGN)
+    with Cluster.connect(ref, journal=store.journal) as cluster:
+        preflight.before(store, cluster, say=said.append)
+    return said
+
+
+def bad(found: Diagnosis) -> dict[str, list[Any]]:
+    """Verdict → check and node, of all that is not OK."""
+    told: dict[str, list[Any]] = {}
+    for result, each in found.outcomes():
+        if each.verdict not in (Verdict.OK, Verdict.NOT_APPLICABLE):
+            told.setdefault(each.verdict, []).append((result.id, each.node, each.what))
+    return told
+
+
+def test_nothing_is_raised_of_a_healthy_lab_and_a_fault_is_named_where_it_is(
+    own_lab: Lab, tmp_path: Path
+) -> None:
+    before = objects(own_lab)
+    healthy = cli(own_lab, "doctor", "--for", "1", "--json")
+    found = from_json(json.loads(healthy.stdout))
+    assert (bad(found), healthy.returncode) == ({}, 0), healthy.stderr
+    assert (found.nodes, found.emulated) == (("node-1", "node-2"), True)
+    assert found.counts()[Verdict.OK] > 20
+    assert objects(own_lab) == before
+
+    fault = ("bpffs-missing", "--name", own_lab.name)
+    assert cli(own_lab, "lab", "fault", *fault, "--node", "node-2").returncode == 0
+    told = cli(own_lab, "doctor", "--for", "0", "--check", "A4", "--check", "A9")
+    assert told.returncode == 1, told.stdout
+    assert told.stdout.startswith("FAIL: 1 of 2 checks fails (node-2).\n")
+    assert "FAIL     A4 bpffs, node-2: Is the BPF file system mounted?" in told.stdout
+    assert "OK       A4 bpffs, node-1:" in told.stdout
+    assert told.stderr == ""
+
+    # A campaign is told before its first trial, and keeps it.
+    assert before_a_campaign(own_lab, tmp_path) == [
+        "FAIL: A4 bpffs (node-2): /sys/fs/bpf is not mounted: what Felix pins is lost when it "
+        "restarts, and pods drop packets until programs are loaded anew."
+    ]
+    assert cli(own_lab, "lab", "heal", *fault).returncode == 0
+    assert before_a_campaign(own_lab, tmp_path) == []
+    kept = [from_json(document) for document in Store.open(tmp_path / "run").preflights()]
+    assert [list(bad(each)) for each in kept] == [["FAIL"], []]
