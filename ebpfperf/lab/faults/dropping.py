@@ -22,7 +22,7 @@ _SEND = (
     "    except OSError: pass\n"
     "    time.sleep(1 / {rate})\n"
 )
-_LOOK_S = 0.3
+_LOOK_S = 0.2
 
 
 def _nothing(_: Place) -> Record:
