@@ -12,6 +12,7 @@ from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor import values
 from ebpfperf.doctor.case import Case, Missing, unknown
 from ebpfperf.doctor.declaration import PAGE, Check
+from ebpfperf.doctor.where_on import where_on
 from ebpfperf.evidence_sources import LOG, MAPS
 from ebpfperf.felix_values import Effective
 from ebpfperf.mapdump.summaries import FULL_PCT, NEARLY_FULL_PCT
@@ -188,6 +189,7 @@ def _soften(case: Case, node: str) -> str:
     return by_hand
 
 
+@where_on
 def table_full(case: Case, node: str) -> Iterator[Outcome]:
     """C8: how full the connection table is, and whether Felix had to enlarge it."""
     found = list(_enlarged(case, node))

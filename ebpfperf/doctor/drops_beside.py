@@ -14,6 +14,7 @@ from ebpfperf.doctor import kernel_counts, values
 from ebpfperf.doctor.case import Case, Missing, unknown
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.doctor.kernel_counts import SQUEEZED_PER_S
+from ebpfperf.doctor.where_on import where_on
 from ebpfperf.drop_differences import UNCOUNTED, Source, between
 from ebpfperf.evidence_sources import COUNTS, LATER, MAPS
 from ebpfperf.map_answers import NodeMaps
@@ -28,6 +29,7 @@ FEW_SYN_SENT = 5
 MOST = 8
 
 
+@where_on
 def reverse_path(case: Case, node: str) -> Iterator[Outcome]:
     """D5: whether sources of packets are known: by the counters, and by the map of routes."""
     found = list(_by_route(case, node))
@@ -163,6 +165,7 @@ def kernel(case: Case, node: str) -> Iterator[Outcome]:
         )
 
 
+@where_on
 def connections(case: Case, node: str) -> Iterator[Outcome]:
     """D7: connections to backends that are gone, and many without an answer."""
     maps = case.maps(node)

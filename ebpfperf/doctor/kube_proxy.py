@@ -10,6 +10,7 @@ from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor import values
 from ebpfperf.doctor.case import Case, Missing, unknown
 from ebpfperf.doctor.declaration import PAGE, Check
+from ebpfperf.doctor.where_on import where_on
 from ebpfperf.evidence_sources import LATER
 
 KUBE_PROXY, FELIX = "kube-proxy", "calico-node"
@@ -138,6 +139,7 @@ def _wanted(daemonset: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return f"desired {'not said' if desired is None else desired}, nodeSelector {selector or '{}'}"
 
 
+@where_on
 def processor(case: Case, node: str) -> Iterator[Outcome]:
     """C1: kube-proxy beside Felix, whether Felix removes its rules, and what that takes."""
     found = presence(case, node)
@@ -208,6 +210,7 @@ def parse_rules(text: str) -> Counted:
     return Counted({name: tuple(each) for name, each in found.items()})
 
 
+@where_on
 def fighting(case: Case, node: str) -> Iterator[Outcome]:
     """C2: whether kube-proxy's rules come and go while they are counted."""
     counted = parse_rules(case.text("rules", node))

@@ -492,3 +492,24 @@ def test_a_node_that_was_not_reached_is_unknown() -> None:
         assert {each.verdict for each in found[NODE]} == {"UNKNOWN"}, check
         assert "connection refused" in found[NODE][0].what
         assert {each.verdict for each in found[OTHER]} == {"OK"}, check
+
+
+@pytest.mark.parametrize("check", ["C1", "C2", "C8", "D1", "D2", "D3", "D4", "D5", "D7"])
+def test_a_node_that_fell_back_is_said_once_and_by_a1(check: str) -> None:
+    log = (
+        "2026-11-29 18:20:25.534 [ERROR][212] felix/daemon.go 337: BPF dataplane mode enabled but "
+        "not supported by the kernel.  Disabling BPF mode.\n"
+    )
+    kube_proxy = "100 10.0\nkube-proxy 7 1 1\n"
+    answers = {
+        ("log", NODE): log,
+        ("processes", NODE): kube_proxy,
+        ("processes/later", NODE): kube_proxy,
+        ("rules", NODE): "1.0 iptables 13 nft 0\n" * 5,
+    }
+    found = of(changed(healthy(), answers), check)
+    assert (found.verdict, "does not forward by eBPF" in found.what) == ("N/A", True)
+    assert found.shown[0].source == "log"
+    assert {each.verdict for each in outcomes(changed(healthy(), answers), check)[OTHER]} <= {
+        "OK", "N/A",
+    }  # fmt: skip
