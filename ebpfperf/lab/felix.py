@@ -166,7 +166,7 @@ class Felix:
         self._stopped.wait(_RETRY_S)
 
     def _read(self) -> Config:
-        return felixconfig.read(self._store, self._node.name, self._version)
+        return felixconfig.read(self._store, self._node.name, self._version, self._config)
 
     def _annotations(self) -> dict[str, str]:
         return felixconfig.annotations_of(self._store, self._node.name)
@@ -177,9 +177,11 @@ class Felix:
         running = self._config
         if running == wanted:
             return
-        if running is not None:
+        if running is not None and running.pod == wanted.pod:
             self._leave(running, wanted)
             wanted = self._read()
+        if running is not None and running.pod != wanted.pod:
+            self._log.begin()
         self._pid = next(_pids)
         self._config = wanted
         self._applied = None
@@ -194,9 +196,8 @@ class Felix:
     def _leave(self, running: Config, wanted: Config) -> None:
         """Say why, and wait before the exit, so that one more change costs no other restart."""
         changes = felixlog.config_change(running.spec, wanted.spec, self._version)
-        same = not changes and running.tunnels == wanted.tunnels
-        if same or running.environment != wanted.environment:
-            return  # a fault put in or taken out, or the pod was made anew: the process just ends
+        if not changes and running.tunnels == wanted.tunnels:
+            return  # a fault put in or taken out: the process just ends
         for words in changes or [felixlog.encapsulation_change(self._version)]:
             self._say(*words)
         self._stopped.wait(restart_s(self._annotations()))

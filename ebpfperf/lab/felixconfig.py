@@ -17,12 +17,14 @@ from ebpfperf.lab.status import StatusError
 class Config:
     """What Felix read when it started: only another start takes a change up.
 
-    ``environment`` is what its pod says of fields; ``faults`` are those that keep it from eBPF.
+    ``environment`` is what its pod says of fields, ``pod`` the pod's UID; ``faults`` are those that
+    keep it from eBPF.
     """
 
     spec: dict[str, Any]
     tunnels: Enabled
     environment: dict[str, str | None] = field(default_factory=dict)
+    pod: str = ""
     faults: frozenset[str] = frozenset()
 
     @property
@@ -41,14 +43,21 @@ class Config:
         return not self.bpf or self.spec.get("bpfKubeProxyIptablesCleanupEnabled") is not False
 
 
-def read(store: Readable, node: str, version: str) -> Config:
-    """What the node's Felix would start with now."""
+def read(store: Readable, node: str, version: str, before: Config | None = None) -> Config:
+    """What the node's Felix would start with now.
+
+    While its pod is being made anew there is none, and it goes on as it was ``before``.
+    """
     default, own = (_spec(store, name) for name in ("default", f"node.{node}"))
-    given = _environment(store, node, version)
+    pod, given = (before.pod, before.environment) if before else ("", {})
+    found = _calico_pod(store, node)
+    if found is not None:
+        known = [name for name, each in felix_fields.fields().items() if each.settable(version)]
+        pod, given = found["metadata"]["uid"], environment(found, known)
     spec = effective(default, own, given)
     pools = [pool["spec"] for pool in store.list("ippools")]
     standing = AT_START.intersection(faults(annotations_of(store, node)))
-    return Config(spec, enabled(spec, pools, version), given, standing)
+    return Config(spec, enabled(spec, pools, version), given, pod, standing)
 
 
 def annotations_of(store: Readable, node: str) -> dict[str, str]:
@@ -68,12 +77,10 @@ def _spec(store: Readable, name: str) -> dict[str, Any]:
     return {key: value for key, value in (found.get("spec") or {}).items() if value is not None}
 
 
-def _environment(store: Readable, node: str, version: str) -> dict[str, str | None]:
-    """What the node's calico-node pod says of fields that the release has."""
-    known = [name for name, each in felix_fields.fields().items() if each.settable(version)]
+def _calico_pod(store: Readable, node: str) -> dict[str, Any] | None:
     for pod in store.list("pods"):
         labels = pod["metadata"].get("labels") or {}
         own = pod["spec"].get("nodeName") == node
         if own and labels.get("k8s-app") == "calico-node":
-            return environment(pod, known)
-    return {}
+            return pod
+    return None

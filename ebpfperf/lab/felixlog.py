@@ -43,6 +43,10 @@ class NodeLog:
         """The newest lines, oldest first."""
         return list(self._lines)
 
+    def begin(self) -> None:
+        """Forget the lines, as with a new container; the file stays."""
+        self._lines.clear()
+
     def add(self, text: str, *, to_file: bool = True) -> None:
         """One more line. A file that cannot be written is done without."""
         self._lines.append(text)

@@ -12,6 +12,7 @@ from ebpfperf.errors import LabError
 from ebpfperf.lab.faults import (
     configuration,
     dropping,
+    felix_alone,
     machine,
     maps,
     services,
@@ -24,6 +25,7 @@ from ebpfperf.lab.files import write_private
 from ebpfperf.lab.running import Lab
 
 FAULTS: tuple[Fault, ...] = (
+    *felix_alone.FAULTS,
     *configuration.FAULTS,
     *services.FAULTS,
     *maps.FAULTS,
