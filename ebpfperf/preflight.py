@@ -20,7 +20,7 @@ _ALWAYS = (
     "clusterinformation", "felixconfigurations", "ippools", "nodes", "pods", "felix-process", LOG,
 )  # fmt: skip
 # Treatments set the overlay and its flags themselves, and with them the MTU of the pods made anew.
-_OF_TREATMENTS = ("E1", "E2", "E3", "E7")
+OF_TREATMENTS = ("E1", "E2", "E3", "E7")
 # Check → the fields that it judges: left out where a treatment sets one of them.
 _OF_FIELDS: Mapping[str, Collection[str]] = {
     "C1": ("bpfKubeProxyIptablesCleanupEnabled",),
@@ -45,7 +45,7 @@ def checks(campaign: Campaign) -> tuple[Check, ...]:
     """The checks that are asked: those that are cheap, and not of what treatments set."""
     fields = {field for treatment in campaign.treatments for field, _ in treatment.felix}
     left_out = {
-        *_OF_TREATMENTS,
+        *OF_TREATMENTS,
         *(check for check, of in _OF_FIELDS.items() if fields.intersection(of)),
     }
     return tuple(each for each in judge.CHECKS if each.preflight and each.id not in left_out)

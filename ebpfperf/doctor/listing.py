@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TypedDict
 
 from ebpfperf.doctor.declaration import Check, Release
-from ebpfperf.evidence_sources import API_SOURCES, NODE_SOURCES
+from ebpfperf.evidence_sources import (
+    API_SOURCES,
+    COUNTS,
+    LOG,
+    MACHINE,
+    MAPS,
+    NODE_SOURCES,
+    SOURCE_PROBE,
+    TRAFFIC,
+    VXLAN_PROBE,
+)
+
+_TWICE = "; twice"
+_OWN = (
+    (COUNTS, "a script of Python", "programs on devices, and what is counted of drops; twice"),
+    (MACHINE, "a script of Python", "the NICs' offloads, the processors"),
+    (MAPS, "a script of Python", "BPF maps of services, connections and routes"),
+    (LOG, "`kubectl logs`", "the end of calico-node's log"),
+    (VXLAN_PROBE, "a few datagrams between nodes", "whether VXLAN leaves and arrives"),
+    (SOURCE_PROBE, "a few datagrams between nodes", "whether others' sources arrive; with DSR"),
+    (TRAFFIC, "iperf3 between two hosts", "what the underlay carries; with `--traffic`"),
+)
 
 
 class Row(TypedDict):
@@ -54,10 +76,17 @@ def releases(check: Check) -> str:
 
 
 def sources() -> list[tuple[str, str, str]]:
-    """Name, who is asked, and what is learnt, of all that is gathered by a command or a list."""
-    of_nodes = [(each.name, "node", each.what, each.twice) for each in NODE_SOURCES]
-    of_api = [(each.name, each.asked, each.what, each.twice) for each in API_SOURCES]
-    return [
-        (name, asked, f"{what}{'; twice' if twice else ''}")
-        for name, asked, what, twice in (*of_nodes, *of_api)
+    """Name, how it is asked, and what is learnt, of all that checks read."""
+    of_nodes = [
+        (each.name, _asked(each.argv), f"{each.what}{_TWICE if each.twice else ''}")
+        for each in NODE_SOURCES
     ]
+    of_api = [
+        (each.name, f"`{each.asked}`", f"{each.what}{_TWICE if each.twice else ''}")
+        for each in API_SOURCES
+    ]
+    return [*of_nodes, *_OWN, *of_api]
+
+
+def _asked(argv: tuple[str, ...]) -> str:
+    return "a script of the shell" if argv[:2] == ("sh", "-c") else f"`{shlex.join(argv)}`"

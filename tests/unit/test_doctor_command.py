@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import doctor_document
 import pytest
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from ebpfperf.doctor.case import Case
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.errors import InputError
 from ebpfperf.evidence import Evidence, Item
+from ebpfperf.evidence_sources import LATER
 
 TAKEN = "2026-01-31T09:05:33Z"
 NODES = tuple(f"node-{number}" for number in range(1, 8))
@@ -354,3 +356,16 @@ def test_the_list_needs_no_cluster_and_is_the_checks() -> None:
     assert [row["id"] for row in older] == [
         check.id for check in judge.CHECKS if listing.applies(check, (3, 13))
     ]
+
+
+def test_the_documentation_lists_the_checks_and_sources_that_there_are() -> None:
+    text = doctor_document.DOCUMENT.read_text(encoding="utf-8")
+    assert text == doctor_document.filled(text), "run .venv/bin/python tests/doctor_document.py"
+    for each in judge.CHECKS:
+        assert f"| {each.id} `{each.name}` | {each.title} |" in text
+
+
+def test_checks_read_what_is_gathered() -> None:
+    known = {name for name, _, _ in listing.sources()}
+    for each in judge.CHECKS:
+        assert {name.removesuffix(LATER) for name in each.reads} <= known, each.id
