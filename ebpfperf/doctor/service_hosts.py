@@ -11,6 +11,7 @@ from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor import values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.declaration import CURRENT, Check
+from ebpfperf.doctor.node_state import Mode
 from ebpfperf.felix_values import Effective
 from ebpfperf.kube_objects import Object
 
@@ -52,6 +53,10 @@ def _connect_mode(case: Case, node: str) -> tuple[Effective, str]:
 
 def from_host(case: Case, node: str) -> Iterator[Outcome]:
     """B10: whether the node's own processes reach services: at connect(), or by a route."""
+    state = case.state(node)
+    if state.mode in (Mode.FALLBACK, Mode.OFF):
+        yield not_applicable(f"the node does not forward by eBPF: {state.why}")
+        return
     decides, mode = _connect_mode(case, node)
     without = case.value(node, WITHOUT_CTLB)
     if values.is_unknown(decides) or values.is_unknown(without):

@@ -55,7 +55,8 @@ def vxlan_passes(case: Case) -> Iterator[Outcome]:
         if kept:
             bad.add(node)
             yield _kept_back(case, node, kept)
-        partly = [p for p in pairs if p.receiver == node and p.arrives and not p.whole]
+        partly = [p for p in pairs if p.receiver == node and p.known and p.arrives]
+        partly = [pair for pair in partly if not pair.whole]
         if partly:
             bad.add(node)
             words = "; ".join(str(pair) for pair in partly[:3])
@@ -162,8 +163,9 @@ def _kept_back(case: Case, node: str, pairs: list[Pair]) -> Outcome:
     where = named([pair.receiver for pair in pairs])
     return Outcome(
         Verdict.FAIL,
-        f"VXLAN to {where} does not leave the node: of {pairs[0].sent} datagrams none is seen on "
-        "its way out.",
+        f"VXLAN to {where} does not leave the node: "
+        + (pairs[0].error or f"of {pairs[0].sent} datagrams none is seen on its way out")
+        + ".",
         underlay_pairs.shown(case, VXLAN_PROBE, pairs),
         node=node,
         remedy="Look for what drops it there: host endpoint policy, iptables or nft rules in "

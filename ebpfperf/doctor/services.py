@@ -194,6 +194,10 @@ def _endpoint_remedy(case: Case) -> str:
 
 def in_maps(case: Case, node: str) -> Iterator[Outcome]:
     """B2: services of the API against the node's NAT maps."""
+    state = case.state(node)
+    if state.mode in (Mode.FALLBACK, Mode.OFF):
+        yield not_applicable(f"the node does not forward by eBPF: {state.why}")
+        return
     maps = case.maps(node)
     frames = {
         purpose: [each.decoded for each in maps.of(purpose)]

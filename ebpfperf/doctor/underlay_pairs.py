@@ -51,8 +51,9 @@ class Pair:
 
     @property
     def known(self) -> bool:
-        """Whether both ends said what they saw, and something was sent."""
-        return self.left is not None and self.arrived is not None and bool(self.sent)
+        """Whether both ends said what they saw, and something was sent or refused."""
+        tried = bool(self.sent or self.error)
+        return self.left is not None and self.arrived is not None and tried
 
     @property
     def arrives(self) -> bool:
@@ -62,7 +63,7 @@ class Pair:
     @property
     def whole(self) -> bool:
         """Whether all that were sent arrived."""
-        return self.known and self.arrived == self.sent
+        return self.known and bool(self.sent) and self.arrived == self.sent
 
     @property
     def lost(self) -> bool:
@@ -71,7 +72,7 @@ class Pair:
 
     @property
     def kept_back(self) -> bool:
-        """Whether the sender's kernel took them, and none left it."""
+        """Whether none left the sender, whose kernel took or refused them."""
         return self.known and not self.left and not self.arrived
 
     def __str__(self) -> str:
