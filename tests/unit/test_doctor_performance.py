@@ -326,6 +326,7 @@ def test_what_limits_the_underlay(
     found = only(evidence, "E5")
     assert found.verdict.value == verdict, found.what
     assert words in found.what
+    assert "node-1 to node-2" in found.shown[0].excerpt
 
 
 def test_a_veth_s_announced_speed_is_no_limit() -> None:
