@@ -155,6 +155,7 @@ class Case:
 
     def value(self, node: str, field: str) -> Effective:
         """What the node's Felix acts on for a field; Missing where the release lacks the field."""
+        _ = self.minor
         wanted = felix_fields.field(field)
         if not wanted.settable(self.release):
             raise Missing(f"{self.release} has no field {field}")

@@ -111,7 +111,7 @@ def churn(case: Case, node: str) -> Iterator[Outcome]:
 
 def slices(case: Case, node: str) -> Iterator[Outcome]:
     """C4: whether backends are read from EndpointSlices, where the release can be told."""
-    if not felix_fields.field(SLICES).settable(case.release):
+    if case.minor and not felix_fields.field(SLICES).settable(case.release):
         yield Outcome(
             Verdict.NOT_APPLICABLE,
             f"{case.release} has no field {SLICES}: it always reads EndpointSlices.",

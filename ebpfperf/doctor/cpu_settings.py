@@ -35,6 +35,8 @@ _OFF = ("", "0", "false", "disabled", "none")
 
 
 def _has(case: Case, field: str) -> bool:
+    """Whether the release has the field; Missing where the release is not known."""
+    _ = case.minor
     return felix_fields.field(field).settable(case.release)
 
 
@@ -154,7 +156,7 @@ def jit(case: Case, node: str) -> Iterator[Outcome]:
         yield unknown(f"The node does not show {JIT}.", case.show("settings", node))
     elif here[JIT] == "0":
         yield Outcome(
-            Verdict.FAIL, f"{JIT} is 0: programs are interpreted, which costs many times as much.",
+            Verdict.FAIL, f"{JIT} is 0: programs are interpreted, which costs far more on each packet.",
             (shown,), remedy=f"sysctl -w {JIT}=1, and in /etc/sysctl.d; then restart calico-node.",
         )  # fmt: skip
     elif here[JIT] == "2":

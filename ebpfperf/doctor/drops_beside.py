@@ -73,7 +73,7 @@ def _by_route(case: Case, node: str) -> Iterator[Outcome]:
 def _rpf_remedy(case: Case, node: str) -> str:
     advice = "Look at the routes back to the sender, and at ebpfperf maps check."
     try:
-        if felix_fields.field(ENFORCE).settable(case.release):
+        if case.minor and felix_fields.field(ENFORCE).settable(case.release):
             value = case.value(node, ENFORCE)
             said = f" {values.spoken(value)}."
             if value.value == "Strict":

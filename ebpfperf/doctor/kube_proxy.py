@@ -143,7 +143,6 @@ def _wanted(daemonset: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 def processor(case: Case, node: str) -> Iterator[Outcome]:
     """C1: kube-proxy beside Felix, whether Felix removes its rules, and what that takes."""
     found = presence(case, node)
-    cleanup = case.value(node, CLEANUP)
     busy, evidence, how = None, list(found.shown), ""
     try:
         busy = busy_pct(case, node, FELIX)
@@ -158,6 +157,7 @@ def processor(case: Case, node: str) -> Iterator[Outcome]:
     if not found.there:
         yield Outcome(Verdict.OK, f"{_upper(found.words)}; {how}.", tuple(evidence))
         return
+    cleanup = case.value(node, CLEANUP)
     evidence.append(values.shown(case, cleanup))
     said = f"{_upper(found.words)}; {values.spoken(cleanup)}; {how}."
     if values.is_unknown(cleanup):

@@ -510,3 +510,13 @@ def test_no_remedy_names_a_field_that_the_release_lacks(release: str) -> None:
             for name, field in felix_fields.fields().items():
                 if name in each.remedy.replace(":", " ").replace(".", " ").split():
                     assert field.in_resource(release), (check, name)
+
+
+def test_a_release_that_is_not_known_leaves_what_does_not_depend_on_it() -> None:
+    assert of(settings(harden=2, release=""), "C7").verdict == "WARN"
+    assert of(replace(held(190), release=""), "C8").verdict == "FAIL"
+    assert of(replace(busy(10), release=""), "C1").verdict == "OK"
+    for check in ("C3", "C4", "C5", "C6"):
+        found = of(replace(busy(10), release=""), check)
+        said = "does not say which release" in found.what
+        assert (found.verdict, said) == ("UNKNOWN", True), check
