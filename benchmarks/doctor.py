@@ -179,12 +179,12 @@ def one(lab: Lab, kube: Kube, fault: Fault) -> Cell:
         times.append(time.monotonic())
         found = diagnosed(lab, kube, traffic=fault.name in WITH_TRAFFIC)
         times.append(time.monotonic())
-        for result, outcome in found.outcomes():
-            if outcome.verdict in RAISED:
-                if not by and names(fault, result, outcome):
-                    by = f"{short(result, outcome)}: {outcome.what}"
-                else:
-                    besides.append(short(result, outcome))
+        raised = [pair for pair in found.outcomes() if pair[1].verdict in RAISED]
+        telling = [pair for pair in raised if names(fault, *pair)]
+        if telling:
+            result, outcome = min(telling, key=lambda pair: fault.checks.index(pair[0].id))
+            by = f"{short(result, outcome)}: {outcome.what}"
+        besides = [short(*pair) for pair in raised if pair not in telling]
     except EbpfperfError as error:
         left.append(str(error))
     try:
