@@ -156,7 +156,7 @@ def jit(case: Case, node: str) -> Iterator[Outcome]:
         yield unknown(f"The node does not show {JIT}.", case.show("settings", node))
     elif here[JIT] == "0":
         yield Outcome(
-            Verdict.FAIL, f"{JIT} is 0: programs are interpreted, which costs far more on each packet.",
+            Verdict.FAIL, f"{JIT} is 0: programs are interpreted, at a far higher cost.",
             (shown,), remedy=f"sysctl -w {JIT}=1, and in /etc/sysctl.d; then restart calico-node.",
         )  # fmt: skip
     elif here[JIT] == "2":
