@@ -266,8 +266,8 @@ def _converse(
                 streams[name].write_line(line.encode())
             except NodeError as error:
                 failed[name] = error.what
-        for name in [name for name in streams if name not in failed]:
-            _answer(name, streams[name], "ready", failed)
+        started = [name for name in streams if name not in failed]
+        list(pool.map(lambda name: _answer(name, streams[name], "ready", failed), started))
         everybody(b"send", "sent")
         time.sleep(_ARRIVE_S)
         heard = everybody(b"stop", "heard")

@@ -152,7 +152,9 @@ def _connect_programs(case: Case, node: str) -> bool | None:
         item = case.item("connect-programs", node)
     except Missing:
         return None
-    return None if item.status else bool(_CONNECT.search(item.text))
+    if _CONNECT.search(item.text):
+        return True
+    return None if item.status or "Error:" in item.text else False
 
 
 def _link_words(device: Any) -> str:

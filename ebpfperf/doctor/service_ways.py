@@ -82,14 +82,25 @@ def _passes(case: Case, node: str, pairs: Iterable[Pair], deaf: str) -> Outcome:
         return Outcome(found.verdict, found.what, found.shown, node=node)
     came = [pair.sender for pair in arrived if pair.receiver == node]
     went = [pair.receiver for pair in arrived if pair.sender == node]
-    port = arrived[0].port
-    words = f"VXLAN (UDP port {port}) arrives from {named(came) or 'nobody'}"
+    if set(came) == set(went):
+        others = f"{len(came)} other{'s' if len(came) > 1 else ''}"
+        words = f"passes both ways between the node and {others}"
+    else:
+        words = f"arrives from {named(came) or 'nobody'}, and at {named(went) or 'nobody'}"
+    silent = sorted({*_ends(own)} - {*_ends(arrived)})
+    rest = f" Not known: {named(silent)}, which did not listen or send." if silent else ""
     return Outcome(
         Verdict.OK,
-        f"{words}, and at {named(went) or 'nobody'}: all {arrived[0].sent} datagrams each way.",
+        f"VXLAN (UDP port {arrived[0].port}) {words}: all {arrived[0].sent} datagrams each way."
+        + rest,
         underlay_pairs.shown(case, VXLAN_PROBE, arrived),
         node=node,
     )
+
+
+def _ends(pairs: Iterable[Pair]) -> Iterator[str]:
+    for pair in pairs:
+        yield from (pair.sender, pair.receiver)
 
 
 def _blamed(known: list[Pair]) -> Iterator[_Blamed]:
@@ -225,13 +236,13 @@ def fits(case: Case, node: str) -> Iterator[Outcome]:
     bigger = [pod for pod in pods if pod.mtu_bytes > room]
     if bigger:
         words = (
-            f"{bigger[0].name} has MTU {bigger[0].mtu_bytes}, and {nic.name} {nic.mtu_bytes}: "
+            f"Pods have MTUs of up to {bigger[0].mtu_bytes}, the NIC {nic.mtu_bytes}: "
             f"packets of more than {limit} bytes by node ports of other nodes are answered with "
             "'fragmentation needed', which clients must receive. With pods of MTU "
             f"{room} nothing depends on that."
         )
     else:
-        words = f"What node ports wrap (up to {limit} bytes) fits {nic.name} ({nic.mtu_bytes})."
+        words = f"What node ports wrap (up to {limit} bytes) fits the NIC ({nic.mtu_bytes})."
     yield Outcome(Verdict.OK, words, shown)
 
 

@@ -61,11 +61,11 @@ def translated(case: Case, node: str) -> Iterator[Outcome]:
 
 
 def _state_shown(case: Case, node: str, source: str, why: str) -> Shown:
-    of_node = source if case.evidence.item(source, node) is not None else ""
-    if source == LOG:
-        said = [line for line in case.text(LOG, node).splitlines() if "BPF " in line]
+    item = case.evidence.item(source, node)
+    if source == LOG and item is not None and not item.error:
+        said = [line for line in item.text.splitlines() if "BPF " in line]
         return case.show(LOG, node, said[-1:] or why)
-    return case.show(source, node if of_node else "", why)
+    return case.show(source, node if source == LOG or item is not None else "", why)
 
 
 def _rules(case: Case, node: str) -> tuple[str, tuple[Shown, ...]] | None:
@@ -245,7 +245,8 @@ def in_maps(case: Case, node: str) -> Iterator[Outcome]:
         counted = f"{len(front)} frontends, {len(back)} backends"
         yield Outcome(
             Verdict.OK,
-            f"All {compared} service addresses are in the maps, with every ready endpoint."
+            f"Every address and port of a service ({compared}) is in the maps, with every ready "
+            "endpoint."
             if compared
             else "The API has no service with an address of its own.",
             (case.show(MAPS, node, counted),),

@@ -180,6 +180,9 @@ def test_b1_applies_without_ebpf_mode_too_and_needs_its_evidence() -> None:
     off = changed(off, {("log", node): "" for node in NODES}, without=counts)
     assert verdicts(off, "B1") == dict.fromkeys(NODES, "FAIL")
     assert verdicts(off, "B2") == dict.fromkeys(NODES, "N/A")
+    running = changed(off, {("processes/later", "node-1"): "100 20.0\nkube-proxy 77 1 1\n"},
+                      without=[("log", "node-1"), ("log", "node-2")])  # fmt: skip
+    assert verdicts(running, "B1") == {"node-1": "OK", "node-2": "FAIL"}
     blind = changed(off, without=[("rules", "node-1")])
     assert verdicts(blind, "B1") == {"node-1": "UNKNOWN", "node-2": "FAIL"}
 
@@ -340,6 +343,15 @@ def test_b3_not_tried_is_unknown_and_one_node_has_no_way() -> None:
     assert verdicts(replace(base(items=[]), nodes=("node-1",)), "B3") == {"": "N/A"}
 
 
+def test_b3_what_is_known_is_said_also_where_a_third_node_is_silent() -> None:
+    deaf = three(probes(THREE, failed={"node-3": "no python3"}))
+    assert verdicts(deaf, "B3") == {"node-1": "OK", "node-2": "OK", "node-3": "UNKNOWN"}
+    found = one(deaf, "B3")
+    assert "between the node and 1 other: all 7" in found.what
+    assert "Not known: node-3" in found.what
+    assert "between the node and 2 others" in one(three(probes(THREE)), "B3").what
+
+
 def test_b3_the_remedy_is_the_clouds_and_the_page_is_corrected() -> None:
     lost = probes(arrived=lambda way: 0)
     assert "security groups" in one(on_both(base(items=lost), "cloud", AMAZON), "B3").remedy
@@ -372,7 +384,7 @@ def test_b4_pods_may_be_as_big_as_the_nic_and_that_is_said() -> None:
     found = one(base(), "B4")
     assert (found.verdict, "packets of more than 1450 bytes" in found.what) == ("OK", True)
     found = one(mtus(base(), pod=1450), "B4")
-    assert found.what == "What node ports wrap (up to 1450 bytes) fits ens11 (1500)."
+    assert found.what == "What node ports wrap (up to 1450 bytes) fits the NIC (1500)."
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -609,6 +621,8 @@ def host(
         ({"device": None}, "FAIL", "do not reach services"),
         ({"device": False}, "FAIL", "bpfin.cali is down"),
         ({"device": None, "connect": None}, "FAIL", "bpfin.cali is not there"),
+        ({"device": None, "connect": "Error: no\n", "bpfConnectTimeLoadBalancing": "Enabled"},
+         "UNKNOWN", "was not read"),
         ({"device": None, "connect": CONNECT}, "WARN", "by TCP alone"),
         ({"device": None, "connect": CONNECT, "bpfConnectTimeLoadBalancing": "Enabled"}, "OK",
          "redirected at connect()"),
