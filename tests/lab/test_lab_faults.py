@@ -173,9 +173,9 @@ def _dropping(place: Place) -> bool:
         return sum(each["drops"] for each in shown if each["kind"] == "clsact")
 
     before, begun = drops(), time.monotonic()
-    eventually("ten drops", lambda: drops() >= before + 10)
+    eventually("five drops", lambda: drops() >= before + 5)
     # Less than twice the rate: there is one who sends.
-    return time.monotonic() - begun > 10 / dropping.RATE_PER_S / 2
+    return time.monotonic() - begun > 5 / dropping.RATE_PER_S / 2
 
 
 def _port_taken(place: Place) -> bool:

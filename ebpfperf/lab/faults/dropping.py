@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ebpfperf.errors import LabError
-from ebpfperf.lab.faults import pods
+from ebpfperf.lab.faults import acting, pods
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.own_annotations import DENY
@@ -30,11 +29,7 @@ def _nothing(_: Place) -> Record:
 
 
 def _put(place: Place, _: Record) -> None:
-    if not place.forwards_by_programs():
-        raise LabError(
-            f"{place.node.name} does not forward by eBPF: it has no programs that could drop.",
-            "Set bpfEnabled in FelixConfiguration default first.",
-        )
+    acting.needs_ebpf(place)
     receiver = pods.make(place, _RECEIVER, annotations={DENY: json.dumps(_DENIED)})
     sender = pods.make(place, _SENDER)
     source = _SEND.format(address=receiver.address, port=_PORT, rate=RATE_PER_S)

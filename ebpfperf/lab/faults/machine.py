@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ebpfperf.lab.faults import acting
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import Place
 
@@ -24,11 +25,11 @@ def _pattern(place: Place) -> Record:
 
 
 def _uncover(place: Place, _: Record) -> None:
-    place.tell_felix({_PATTERN: _OTHER_NICS})
+    acting.tell(place, {_PATTERN: _OTHER_NICS})
 
 
 def _cover(place: Place, record: Record) -> None:
-    place.tell_felix(record["fields"])
+    acting.tell(place, record["fields"])
 
 
 def _nothing(_: Place) -> Record:

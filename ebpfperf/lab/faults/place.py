@@ -21,7 +21,7 @@ from ebpfperf.lab.running import Lab
 
 CALICO = "/apis/projectcalico.org/v3"
 FELIX = f"{CALICO}/felixconfigurations"
-LIMIT_S, TOLD_S = 60.0, 15.0
+LIMIT_S = 60.0
 _POLL_S = 0.1
 _TCX_FROM = (3, 31)
 
@@ -67,27 +67,6 @@ class Place:
     def set_felix(self, fields: Mapping[str, Any], name: str = "default") -> None:
         """Set fields of a FelixConfiguration that is there; None takes a field out."""
         self.patch(f"{FELIX}/{name}", {"spec": dict(fields)})
-
-    def tell_felix(self, fields: Mapping[str, Any]) -> None:
-        """``set_felix``, and return once every node that forwards by eBPF has acted on it.
-
-        That is: other programs are on its NIC, or none are. Where a Felix was told and told back
-        before it acted there is nothing to see, which ends after ``TOLD_S`` seconds.
-        """
-        spec = self.felix_spec()
-        if all(spec.get(name) == value for name, value in fields.items()):
-            return
-        before = {
-            place: place.program(place.node.nic)
-            for place in self.everywhere()
-            if place.forwards_by_programs()
-        }
-        self.set_felix(fields)
-        deadline = time.monotonic() + TOLD_S
-        while time.monotonic() < deadline:
-            if all(place.program(place.node.nic) != old for place, old in before.items()):
-                return
-            time.sleep(_POLL_S)
 
     def annotate(self, name: str, *, on: bool) -> None:
         """Put a fault that the lab's own daemon makes on the node, or take it off."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ebpfperf.lab.dataplane import DEFAULT_PORT
-from ebpfperf.lab.faults import pods
+from ebpfperf.lab.faults import acting, pods
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import Place
 
@@ -69,12 +69,12 @@ def _service_mode(place: Place) -> Record:
 
 def _check_source(place: Place, _: Record) -> None:
     _drop(place, _source_rules(place))
-    place.tell_felix({"bpfExternalServiceMode": "DSR"})
+    acting.tell(place, {"bpfExternalServiceMode": "DSR"})
 
 
 def _take_any_source(place: Place, record: Record) -> None:
     _pass(place, _source_rules(place))
-    place.tell_felix(record["fields"])
+    acting.tell(place, record["fields"])
 
 
 # ------------------------------------------------------------------ how much it carries

@@ -8,6 +8,7 @@ from typing import Any
 
 from ebpfperf.calico.encapsulation import NEVER
 from ebpfperf.lab.dataplane import DEFAULT_PORT, VXLAN_DEVICE
+from ebpfperf.lab.faults import acting
 from ebpfperf.lab.faults.declaration import Fault, Record
 from ebpfperf.lab.faults.place import CALICO, Place
 
@@ -75,9 +76,12 @@ def _modes(vxlan: str) -> Mapping[str, Any]:
 
 
 def _set(place: Place, fields: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, modes in pools.items():
-        place.patch(f"{_POOLS}/{name}", {"spec": dict(modes)})
-    place.set_felix(fields)
+    def act() -> None:
+        for name, modes in pools.items():
+            place.patch(f"{_POOLS}/{name}", {"spec": dict(modes)})
+        place.set_felix(fields)
+
+    acting.follow(place, act)
 
 
 def _held(place: Place, record: Record) -> bool:
