@@ -6,7 +6,7 @@ An item is one answer of one node, or of the API. Whoever judges parses it; noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 API = ""
@@ -99,6 +99,11 @@ class Evidence:
     def item(self, source: str, node: str = API) -> Item | None:
         """The item of that source and node, or None."""
         return self.items.get((source, node))
+
+    def with_item(self, item: Item) -> Evidence:
+        """The evidence with one item more."""
+        items = {**self.items, (item.source, item.node): item}
+        return replace(self, items=MappingProxyType(items))
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items.values())

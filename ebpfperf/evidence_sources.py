@@ -179,4 +179,6 @@ COUNTS, MAPS, LOG, VXLAN_PROBE, SOURCE_PROBE, TRAFFIC, MACHINE = (
     "counts", "maps", "log", "vxlan-probe", "source-probe", "traffic", "machine"
 )  # fmt: skip
 LOG_BEFORE = "log-before-restart"
+POD_GAP = "pod-gap"
+"""Not gathered: read from a campaign, see ``pod_gap``."""
 MAP_KINDS = ("nat", "conntrack", "routes")

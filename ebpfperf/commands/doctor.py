@@ -47,6 +47,10 @@ def doctor(
             max=60,
         ),
     ] = 0.0,
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="A campaign that measured pods and hosts (check E6).", metavar="DIR"),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Also what is OK or does not apply.")
     ] = False,
@@ -113,6 +117,10 @@ def doctor(
                 )
         finally:
             kube.close()
+    if campaign is not None:
+        from ebpfperf import pod_gap
+
+        evidence = evidence.with_item(pod_gap.measured(campaign))
     found = judge.diagnose(evidence, checks, from_bundle=from_file is not None)
     _keep(found, output, report)
     if json:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebpfperf import units
-from ebpfperf.diagnosis import Outcome, Verdict
+from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
-from ebpfperf.evidence_sources import TRAFFIC
+from ebpfperf.doctor.performance_overlay import pools
+from ebpfperf.evidence_sources import POD_GAP, TRAFFIC
 
 FULL_CORE_PCT, IDLE_CORE_PCT = 90.0, 70.0
 SCALES_TIMES, SAME_TIMES = 1.5, 1.25
 FULL_LINK_PCT = 85.0
+GOOD_PCT, BAD_PCT, FEWEST_TRIALS = 95.0, 80.0, 3
 # A shaper gives the same rate to one stream, steadily, and to many. Where the traffic itself fills
 # a core, iperf3 has a good part of one: receiving copies every byte.
 STEADY_PCT, AGREES_PCT, LIGHT_PROCESS_PCT = 10.0, 10.0, 20.0
@@ -203,9 +205,68 @@ def _agree(one: Run, many: Run) -> bool:
 
 
 def pod_gap(case: Case) -> Iterator[Outcome]:
-    """What pods carry of what their hosts do."""
-    yield not_applicable(
-        "not asked: it needs pods. A campaign with flows of path host-host and pod-pod measures "
-        "both (ebpfperf run); compare received_bits_per_s: 95 % and more of the hosts' is good, "
-        "below 80 % look at E1 to E4"
+    """What pods carry of what their hosts do, by a campaign that measured both."""
+    if case.evidence.item(POD_GAP) is None:
+        yield not_applicable(
+            "not asked: give a campaign with flows of path host-host and pod-pod, ebpfperf doctor "
+            "--campaign runs/NAME (ebpfperf run makes one)"
+        )
+        return
+    told = json.loads(case.text(POD_GAP))
+    overlays = {pool.overlay.value for pool in pools(case) if pool.in_use} or {"none"}
+    rows = [row for row in told["rows"] if row["overlay"] in overlays and _ebpf(row)]
+    if not rows:
+        had = sorted({row["overlay"] for row in told["rows"]})
+        yield not_applicable(
+            f"campaign {told['campaign']} has no treatment with the cluster's overlay "
+            f"({', '.join(sorted(overlays))}) and both paths; it has {', '.join(had) or 'none'}",
+            case.show(POD_GAP),
+        )
+        return
+    lines = [_gap(row) for row in rows]
+    shown = (case.show(POD_GAP, excerpt=lines),)
+    if str(told["shared_kernel"]).startswith("yes"):
+        yield not_applicable(
+            f"{lines[0]}; but the nodes share one kernel, so that these are no nodes' numbers",
+            *shown,
+        )
+        return
+    for row, line in zip(rows, lines, strict=True):
+        yield _gap_outcome(row, line, shown)
+
+
+def _ebpf(row: Mapping[str, Any]) -> bool:
+    # Empty: the treatment left what the cluster has.
+    return row["dataplane"] in ("ebpf", "")
+
+
+def _part(row: Mapping[str, Any]) -> float:
+    return 100 * float(row["pod"]["bits_per_s"]) / float(row["host"]["bits_per_s"])
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    """``treatment none, 1 stream, forward: pods 9.1 Gbit/s, hosts 9.4 Gbit/s (96.8 %)``."""
+    streams = "1 stream" if row["streams"] == 1 else f"{row['streams']} streams"
+    pod, host = (units.bits_per_s(row[word]["bits_per_s"]) for word in ("pod", "host"))
+    return (
+        f"treatment {row['treatment']}, {streams}, {row['direction']}: pods {pod}, hosts {host} "
+        f"({_part(row):.1f} %)"
+    )
+
+
+def _gap_outcome(row: Mapping[str, Any], line: str, shown: tuple[Shown, ...]) -> Outcome:
+    said = f"{line[:1].upper()}{line[1:]}."
+    trials = min(row[word]["trials"] for word in ("pod", "host"))
+    if trials < FEWEST_TRIALS:
+        said = f"{said} {trials} trials are too few, {FEWEST_TRIALS} would do."
+        return Outcome(Verdict.UNKNOWN, said, shown, subject=row["treatment"])
+    part = _part(row)
+    if part >= GOOD_PCT:
+        return Outcome(Verdict.OK, said, shown, subject=row["treatment"])
+    return Outcome(
+        Verdict.FAIL if part < BAD_PCT else Verdict.WARN,
+        said,
+        shown,
+        subject=row["treatment"],
+        remedy="See E1 to E4 and E7; the campaign's report says where the time goes.",
     )

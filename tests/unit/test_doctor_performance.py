@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from evidence_made import changed, felix, healthy, objects, outcomes, result, verdicts
 
+from ebpfperf import pod_gap
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.evidence import Evidence
+from ebpfperf.store import Store
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
 RELEASES = [f"v3.{minor}.0" for minor in range(13, 33)]
 CHECKS = [f"E{number}" for number in range(1, 13)]
@@ -363,6 +368,60 @@ def test_the_machine_says_whose_it_is(printed: str, provider: str) -> None:
 
     evidence = changed(base("v3.26.0"), {("cloud", NODE): printed})
     assert cloud(Case(evidence), NODE) == provider
+
+
+# ------------------------------------------------------------------------------------ E6
+
+
+def gap(
+    evidence: Evidence, pod: float, *, trials: int = 8, overlay: str = "none", shared: str = "no",
+    dataplane: str = "",
+) -> Evidence:  # fmt: skip
+    """With a campaign in which hosts carried 10 Gbit/s."""
+    row = {
+        "treatment": "t", "overlay": overlay, "dataplane": dataplane, "streams": 1,
+        "direction": "forward", "host": {"bits_per_s": 10e9, "trials": 8},
+        "pod": {"bits_per_s": pod * 1e9, "trials": trials},
+    }  # fmt: skip
+    told = {"campaign": "c", "shared_kernel": shared, "rows": [row]}
+    return changed(evidence, {("pod-gap", ""): json.dumps(told)})
+
+
+@pytest.mark.parametrize(
+    ("pod", "verdict"), [(9.5, "OK"), (9.49, "WARN"), (8.0, "WARN"), (7.99, "FAIL")]
+)
+def test_pods_against_hosts(pod: float, verdict: str) -> None:
+    found = only(gap(base("v3.26.0"), pod), "E6")
+    assert found.verdict.value == verdict
+    assert f"hosts 10 Gbit/s ({pod * 10:.1f} %)" in found.what
+
+
+def test_what_a_campaign_does_not_show_of_this_cluster() -> None:
+    healthy_one = base("v3.26.0")
+    assert verdicts(gap(healthy_one, 5, trials=2), "E6") == {"": "UNKNOWN"}
+    assert verdicts(gap(healthy_one, 5, shared="yes: node-1, node-2"), "E6") == {"": "N/A"}
+    assert verdicts(gap(healthy_one, 5, overlay="vxlan"), "E6") == {"": "N/A"}
+    assert verdicts(gap(healthy_one, 5, dataplane="standard"), "E6") == {"": "N/A"}
+    vxlan = pools(healthy_one, vxlanMode="Always")
+    assert verdicts(gap(vxlan, 5, overlay="vxlan"), "E6") == {"": "FAIL"}
+    assert "--campaign" in only(healthy_one, "E6").what
+
+
+def test_the_numbers_of_a_campaign_are_its_medians() -> None:
+    told = json.loads(pod_gap.measured(DEMO).content)
+    trials = Store.open(DEMO).frame("trials")
+    assert told["shared_kernel"].startswith("yes")
+    (none,) = [row for row in told["rows"] if row["treatment"] == "none"]
+    for word, flow in (("pod", "tcp"), ("host", "host-tcp")):
+        own = trials[
+            (trials["treatment"] == "none") & (trials["flow"] == flow)
+            & (trials["status"] == "ok") & (trials["role"] == "compared")
+        ]  # fmt: skip
+        rates = sorted(own["received_bits_per_s"])
+        middle = len(rates) // 2
+        median = (rates[middle] + rates[-middle - 1]) / 2
+        assert none[word]["trials"] == len(rates) > 3
+        assert none[word]["bits_per_s"] == pytest.approx(median)
 
 
 # ------------------------------------------------------------------------------------ E7

@@ -45,6 +45,7 @@ SHARED = {
     "diagnosis_groups",
     "doctor",
     "pseudonyms",
+    "pod_gap",
     "bundle",
 }
 MEASURE = {
