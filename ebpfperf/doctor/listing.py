@@ -14,6 +14,7 @@ from ebpfperf.evidence_sources import (
     MACHINE,
     MAPS,
     NODE_SOURCES,
+    POD_GAP,
     SOURCE_PROBE,
     TRAFFIC,
     VXLAN_PROBE,
@@ -28,6 +29,7 @@ _OWN = (
     (VXLAN_PROBE, "a few datagrams between nodes", "whether VXLAN leaves and arrives"),
     (SOURCE_PROBE, "a few datagrams between nodes", "whether others' sources arrive; with DSR"),
     (TRAFFIC, "iperf3 between two hosts", "what the underlay carries; with `--traffic`"),
+    (POD_GAP, "a campaign's trials", "what pods and hosts carried; with `--campaign`"),
 )
 
 
