@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ebpfperf.diagnosis import WORST, Diagnosis, Outcome, Result, Verdict
 
 BAD = (Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN)
+IS_IT_ON = "A1"
+"""The check that does not apply where nobody asks for eBPF mode."""
 NAMED = 3
 """How many names are written out before the rest is a number."""
 
@@ -105,6 +107,11 @@ def doubts(diagnosis: Diagnosis) -> tuple[str, ...]:
         f"{name} was not reached, so that nothing is known of it: {why}"
         for name, why in diagnosis.lost.items()
     ]
+    if off := _not_asked_for(diagnosis):
+        said.append(
+            f"eBPF mode is not asked for ({where(off, diagnosis.nodes)}): most checks do not apply "
+            "there. If it is meant to be on, see bpfEnabled."
+        )
     if diagnosis.emulated:
         said.append("The cluster is the embedded lab: an emulation, not Calico.")
     if diagnosis.from_bundle:
@@ -148,6 +155,17 @@ def printable(text: str) -> str:
     """A line in which characters that would steer a terminal are written out."""
     plain = text.expandtabs()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
+def _not_asked_for(diagnosis: Diagnosis) -> list[str]:
+    """The nodes to which the first question does not apply."""
+    return [
+        each.node
+        for result in diagnosis.results
+        if result.id == IS_IT_ON
+        for each in result.outcomes
+        if each.verdict is Verdict.NOT_APPLICABLE
+    ]
 
 
 def _place(outcome: Outcome) -> str:

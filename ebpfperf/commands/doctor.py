@@ -122,13 +122,18 @@ def doctor(
 
         evidence = evidence.with_item(pod_gap.measured(campaign))
     found = judge.diagnose(evidence, checks, from_bundle=from_file is not None)
-    _keep(found, output, report)
+    document = output or (None if report is None else report.with_suffix(".json"))
+    if document is not None:
+        text = jsonlib.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        document.write_text(f"{text}\n", encoding="utf-8")
     if json:
         printing.as_json(found.as_json())
     else:
         from ebpfperf.commands import doctor_text
 
         doctor_text.show(found, every=every, detail=bool(check))
+    if document is not None and report is not None:
+        _render(found, document, report)
     raise typer.Exit(judge.exit_status(found, strict=strict))
 
 
@@ -181,15 +186,9 @@ def _writable(output: Path | None, report: Path | None) -> None:
             raise InputError(f"There is no directory {path.parent}.", "Make it first.")
 
 
-def _keep(found: Diagnosis, output: Path | None, report: Path | None) -> None:
-    document = output or (None if report is None else report.with_suffix(".json"))
-    if document is None:
-        return
-    text = jsonlib.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    document.write_text(f"{text}\n", encoding="utf-8")
-    if report is not None:
-        from ebpfperf.diagnosis_groups import circumstances
-        from ebpfperf.report import render_file
+def _render(found: Diagnosis, document: Path, report: Path) -> None:
+    from ebpfperf.diagnosis_groups import circumstances
+    from ebpfperf.report import render_file
 
-        render_file("troubleshooting", document, report, stamp=" ".join(circumstances(found)))
-        printing.remark(f"{report} is the report, {document} the JSON that it was made of.")
+    render_file("troubleshooting", document, report, stamp=" ".join(circumstances(found)))
+    printing.remark(f"{report} is the report, {document} the JSON that it was made of.")

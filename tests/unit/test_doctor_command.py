@@ -151,6 +151,16 @@ def test_what_stands_against_a_diagnosis_is_said() -> None:
         assert words in said
 
 
+def test_where_nobody_asks_for_ebpf_mode_ok_is_not_left_alone() -> None:
+    off = [Outcome(Verdict.NOT_APPLICABLE, "Off.", node=name) for name in NODES[:2]]
+    on = Outcome(Verdict.OK, "On.", node=NODES[2])
+    (said,) = doubts(diagnosis(result("A1", *off, on)))
+    assert said.startswith("eBPF mode is not asked for (node-1, node-2): most checks do not apply")
+    (said,) = doubts(diagnosis(result("A1", *off), nodes=NODES[:2]))
+    assert "(all 2 nodes)" in said
+    assert doubts(diagnosis(result("A1", on))) == ()
+
+
 # ---------------------------------------------------------------------------------- text
 
 
