@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from ebpfperf.calico import felix_fields
 from ebpfperf.calico.releases import minor
@@ -37,6 +38,8 @@ class Device:
         What of: ``bond``, ``team``, ``bridge``.
     lower
         The device below it in the same namespace, as a VLAN has one; empty for none.
+    up
+        Whether it runs: a NIC without a carrier does not.
     addresses
         IPv4 addresses without prefix length.
     """
@@ -70,7 +73,7 @@ def parse_devices(text: str) -> dict[str, Device]:
         found[str(entry["ifname"])] = Device(
             str(entry["ifname"]),
             str(info.get("info_kind", "")),
-            "UP" in flags,
+            _runs(entry),
             "LOOPBACK" in flags,
             str(entry.get("master", "")),
             str(info.get("info_slave_kind", "")),
@@ -82,6 +85,12 @@ def parse_devices(text: str) -> dict[str, Device]:
             ),
         )
     return found
+
+
+def _runs(entry: dict[str, Any]) -> bool:
+    """Whether the device is up and has a carrier: IFF_RUNNING, by which Felix goes."""
+    flags, state = entry.get("flags") or (), str(entry.get("operstate", "UNKNOWN"))
+    return "UP" in flags and "NO-CARRIER" not in flags and state in ("UP", "UNKNOWN")
 
 
 def below(devices: dict[str, Device], name: str) -> list[str]:

@@ -76,10 +76,12 @@ def mixed(case: Case) -> Iterator[Outcome]:
             remedy="Keep such nodes out of the cluster, or turn bpfEnabled off for all.",
         )
     if not (off or unsaid or others or windows):
-        yield Outcome(
-            Verdict.OK, f"All {len(on)} nodes that were asked forward by eBPF.",
-            _evidence(case, on[0], table),
-        )  # fmt: skip
+        rest = _not_asked(case)
+        what = (
+            f"All {len(on)} nodes forward by eBPF" if len(on) > 1 else "The node forwards by eBPF"
+        )
+        what += f"; {rest} more were not looked at, and are told to" if rest else ""
+        yield Outcome(Verdict.OK, f"{what}.", _evidence(case, on[0], table))
 
 
 # --------------------------------------------------------------------------- configuration
@@ -132,7 +134,7 @@ def _node(case: Case, node: str, told: str | Missing | None) -> Iterator[Outcome
             f"{_BPF if wants else told}, and leave {_FIELD} to the operator.",
         )
     for value in felix_values.effective(evidence):
-        if found := _beaten(value, shown, case):
+        if found := _beaten(case, node, value):
             quiet = False
             yield found
     if evidence.environment is None:
@@ -149,7 +151,7 @@ def _givens(value: Effective) -> list[Given]:
             (Origin.OVERRIDE, Origin.DERIVED, Origin.RELEASE)]  # fmt: skip
 
 
-def _beaten(value: Effective, shown: tuple[Shown, ...], case: Case) -> Outcome | None:
+def _beaten(case: Case, node: str, value: Effective) -> Outcome | None:
     """A resource that says otherwise than what beats it; None where none does."""
     givens = _givens(value)
     if len(givens) < 2:
@@ -162,14 +164,35 @@ def _beaten(value: Effective, shown: tuple[Shown, ...], case: Case) -> Outcome |
     if not other:
         return None
     says = " and ".join(f"{given.where} says {written(given.value)}" for given in other)
-    removed = "from the DaemonSet calico-node" if first.origin is Origin.ENVIRONMENT else "there"
+    place = _from(case, node, first)
+    shown = (
+        case.show(place, "" if place == "pods" else node, f"{first.where}: {written(first.value)}")
+        if first.origin in _LOCAL
+        else _resources(case),
+        case.show(
+            "felixconfigurations", "",
+            [f"{given.where}: {value.field} {written(given.value)}" for given in other],
+        ),
+    )  # fmt: skip
+    remedy = f"Set {value.field} alike in both, or take it out of {first.where}."
+    if first.origin is Origin.ENVIRONMENT:
+        remedy = f"Take {first.where} out of the DaemonSet calico-node, or set it alike."
     return Outcome(
         Verdict.WARN,
         f"{value.field} is {written(first.value)} by {first.where}, although {says}.",
         shown,
         subject=value.field,
-        remedy=f"Say it in one place: take {first.where} out {removed}, or make both say the same.",
+        remedy=remedy,
     )
+
+
+def _from(case: Case, node: str, given: Given) -> str:
+    """The evidence that shows it: Felix's own process, or where none was found its pod."""
+    if given.origin is Origin.ENVIRONMENT:
+        item = case.evidence.item("felix-process", node)
+        if item is None or item.error or given.where not in item.text.upper():
+            return "pods"
+    return "felix-process"
 
 
 def _strays(case: Case) -> Iterator[Outcome]:
@@ -224,6 +247,14 @@ def _others(case: Case) -> tuple[dict[str, str], dict[str, str]]:
         except Missing:
             continue
     return found, windows
+
+
+def _not_asked(case: Case) -> int:
+    """How many nodes of the cluster are none of those that were asked."""
+    try:
+        return sum(_name(each) not in case.nodes for each in case.objects("nodes"))
+    except Missing:
+        return 0
 
 
 def _name(node: Object) -> str:

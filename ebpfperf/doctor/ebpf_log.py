@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from ebpfperf.calico.nodelog import LoggedDataplane, LogLine, parse
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
-from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
+from ebpfperf.doctor.case import UNREADABLE, Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.ebpf_machine import newer_kernel
 from ebpfperf.doctor.node_state import Mode
 from ebpfperf.evidence_sources import COUNTS, LOG
@@ -26,7 +26,7 @@ _DIRTY = "Failed to apply policy to endpoint, leaving it dirty"
 _DEVICE = re.compile(r'\b(?:name|iface|ifaceName)="?([^"\s]+)"?')
 _AGAIN = re.compile(r"Adding workload interface to .* allow list")
 _REFUSED = re.compile(r"libbpf: .*failed to load|END PROG LOAD LOG")
-_NAMED = 5
+_NAMED, _UNNAMED = 5, "a device"
 
 
 def active(case: Case, node: str) -> Iterator[Outcome]:
@@ -75,7 +75,10 @@ def dirty(case: Case, node: str) -> Iterator[Outcome]:
     taken = _utc(item.taken_utc)
     # Where the node's clock is ahead of this one, its own newest line says how late it is.
     now = max(filter(None, (taken, newest)), default=None)
-    found = [_outcome(case, node, event, now) for event in events]
+    gone = _gone(case, node, [event.device for event in events])
+    events = [_ended(e, "the device is gone") if e.device in gone else e for e in events]
+    past = [event for event in events if event.over and not _recent(event, now)]
+    found = [_outcome(case, node, event, now) for event in events if event not in past]
     if not found and (outcome := _not_ready(case, node)):
         found = [outcome]
     yield from found[:_NAMED]
@@ -87,11 +90,11 @@ def dirty(case: Case, node: str) -> Iterator[Outcome]:
         if begun is None:
             yield unknown("The log has no line of Felix's.", case.show(LOG, node))
             return
-        yield Outcome(
-            Verdict.OK,
-            f"Felix logged no device without programs since {begun:%Y-%m-%d %H:%M:%S}.",
-            (case.show(LOG, node, f"no line with: {_DIRTY}"),),
-        )
+        what = f"Felix logged no device without programs since {begun:%Y-%m-%d %H:%M:%S}"
+        if past:
+            what = f"{len(past)} devices without programs that Felix logged are gone or have them"
+        shown = case.show(LOG, node, past[-1].line if past else f"no line with: {_DIRTY}")
+        yield Outcome(Verdict.OK, f"{what}.", (shown,))
 
 
 # ---------------------------------------------------------------------------------- active
@@ -172,7 +175,7 @@ def _events(text: str) -> tuple[list[_Event], datetime | None, datetime | None]:
 
 def _follow(line: LogLine, raw: str, failed: dict[str, _Event], pids: dict[str, int]) -> None:
     match = _DEVICE.search(line.message)
-    name = match[1] if match else "a device"
+    name = match[1] if match else _UNNAMED
     if _DIRTY in line.message:
         failed[name], pids[name] = _Event(name, line.time, raw), line.pid
     elif name in failed and _AGAIN.search(line.message):
@@ -184,7 +187,7 @@ def _ended(event: _Event, why: str) -> _Event:
 
 
 def _outcome(case: Case, node: str, event: _Event, now: datetime | None) -> Outcome:
-    recent = now is None or now - event.at <= RECENT
+    recent = _recent(event, now)
     verdict = Verdict.FAIL if recent and not event.over else Verdict.WARN
     error = _WHY.search(event.line)
     why = f" ({error[1] or error[2]})" if error else ""
@@ -197,10 +200,23 @@ def _outcome(case: Case, node: str, event: _Event, now: datetime | None) -> Outc
         verdict,
         f"{what}{tail}.",
         (case.show(LOG, node, event.line),),
-        subject="" if event.device == "a device" else event.device,
+        subject="" if event.device == _UNNAMED else event.device,
         remedy="Read the verifier's lines in the log above END PROG LOAD LOG; try another kernel "
         "or release, and report both to Calico.",
     )
+
+
+def _recent(event: _Event, now: datetime | None) -> bool:
+    return now is None or now - event.at <= RECENT
+
+
+def _gone(case: Case, node: str, devices: list[str]) -> set[str]:
+    """Those of these devices that the node has no more, as far as that is known."""
+    try:
+        found = {link.name for link in case.links(node)}
+    except (Missing, *UNREADABLE):
+        return set()
+    return {device for device in devices if device not in ("", _UNNAMED, *found)}
 
 
 def _not_ready(case: Case, node: str) -> Outcome | None:

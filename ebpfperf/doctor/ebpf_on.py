@@ -91,10 +91,10 @@ CHECKS: tuple[Check, ...] = (
         "dirty-endpoints",
         "Could Felix put its programs on every device?",
         "calico-node is not Ready, and single pods have no network.",
-        ("log", "pods", *_STATE),
+        ("links", *_STATE),
         "A device left dirty, or a program that the kernel refused, in the five minutes before the "
-        "log was read is FAIL; older, made good, or before Felix's restart is WARN; so is a "
-        "calico-node that is not Ready.",
+        "log was read is FAIL; older ones, or where the device is gone, has its programs, or Felix "
+        "has restarted since, are WARN; both together are OK. calico-node not Ready is WARN.",
         f"{CURRENT}; felix/dataplane/linux/bpf_ep_mgr.go",
         of_node=ebpf_log.dirty,
         preflight=True,

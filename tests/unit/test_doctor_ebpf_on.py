@@ -209,15 +209,17 @@ def test_devices_that_are_down_new_or_slaves_need_no_program() -> None:
         slave = {"info_kind": "", "info_slave_kind": "bond"}
         up = {"mtu": 1500, "flags": ["UP"]}
         found.append({"ifname": "eth8", "ifindex": 72, "master": "bond0", "linkinfo": slave, **up})
+        found.append({"ifname": "eth6", "ifindex": 75, "operstate": "DOWN", **up})
+        found.append({"ifname": "eth5", "ifindex": 76, "mtu": 1, "flags": ["UP", "NO-CARRIER"]})
         found.append({"ifname": "tunl0", "ifindex": 74, "linkinfo": {"info_kind": "ipip"}, **up})
 
-    seen = {"eth7": 71, "eth8": 72, "eth9": 73, "tunl0": 74}
+    seen = {"eth7": 71, "eth8": 72, "eth9": 73, "tunl0": 74, "eth6": 75, "eth5": 76}
     evidence = counts(lambda answer: answer["links"].update(seen))
     evidence = changed(evidence, {("links", "node-1"): links(add)})
     assert on(evidence, "A2").verdict == "OK"
     bare = changed(
         evidence,
-        {("links", "node-1"): links(lambda f: (add(f), f[-3].update(flags=["UP"])) and None)},
+        {("links", "node-1"): links(lambda f: (add(f), f[-5].update(flags=["UP"])) and None)},
     )
     assert on(bare, "A2").subject == "eth7"
 
@@ -352,6 +354,10 @@ def test_an_environment_that_beats_the_resource_is_a_warning_with_both_values() 
     assert found.subject == "bpfEnabled"
     assert "false by FELIX_BPFENABLED" in found.what
     assert "FelixConfiguration default says true" in found.what
+    assert [(each.source, each.excerpt) for each in found.shown] == [
+        ("felix-process", "FELIX_BPFENABLED: false"),
+        ("felixconfigurations", "FelixConfiguration default: bpfEnabled true"),
+    ]
     assert of_a5({place: environment(FELIX_BPFENABLED="true")}) == dict.fromkeys(NODES, "OK")
 
 
@@ -413,6 +419,17 @@ def test_an_installation_that_cannot_be_read_is_unknown_and_not_agreement() -> N
     item = replace(BASE.items["installations", ""], error="forbidden")
     evidence = replace(BASE, items={**BASE.items, ("installations", ""): item})
     assert verdicts(evidence, "A5") == {"node-1": "OK", "node-2": "OK", "": "UNKNOWN"}
+
+
+def test_an_environment_that_only_the_pod_shows_is_shown_there() -> None:
+    def variable(pods: list[Any]) -> None:
+        for pod in pods:
+            if pod["spec"]["nodeName"] == "node-1":
+                for container in pod["spec"]["containers"]:
+                    container["env"] = [{"name": "FELIX_BPFENABLED", "value": "false"}]
+
+    found = on(changed(BASE, {("pods", ""): objects(BASE, "pods", variable)}), "A5")
+    assert (found.verdict, found.shown[0].source, found.shown[0].node) == ("WARN", "pods", "")
 
 
 def test_a_value_from_a_configmap_is_unknown() -> None:
@@ -486,7 +503,10 @@ def stamp(ago_s: float) -> str:
     return f"{TAKEN - timedelta(seconds=ago_s):%Y-%m-%d %H:%M:%S.%f}"[:-3]
 
 
-def dirty(ago_s: float, device: str = "cali123", pid: str = PID) -> str:
+WORKLOAD = next(d for d in json.loads(text("counts"))["links"] if d.startswith("cali"))
+
+
+def dirty(ago_s: float, device: str = WORKLOAD, pid: str = PID) -> str:
     return (
         f"{stamp(ago_s)} [WARNING][{pid}] felix/bpf_ep_mgr.go 1234: Failed to apply policy to "
         f'endpoint, leaving it dirty error="loading program: permission denied" name="{device}" '
@@ -511,7 +531,7 @@ def test_a_dirty_endpoint_fails_for_five_minutes(ago_s: float, pid: str, verdict
     evidence = log(dirty(ago_s, pid=pid), later(0))
     assert verdicts(evidence, "A7") == {"node-1": verdict, "node-2": "OK"}
     found = on(evidence, "A7")
-    assert found.subject == "cali123"
+    assert found.subject == WORKLOAD
     assert "permission denied" in found.what
     assert found.shown[0].excerpt == dirty(ago_s, pid=pid).strip()
 
@@ -521,16 +541,31 @@ def test_a_device_that_got_its_programs_since_is_a_warning() -> None:
         message = "Adding workload interface to iptables allow list."
         return later(5, f'{message} id=x iface="{device}"')
 
-    found = on(log(dirty(10), again("cali123")), "A7")
+    found = on(log(dirty(10), again(WORKLOAD)), "A7")
     assert found.verdict == "WARN"
     assert stamp(5)[11:19] in found.what
     assert on(log(dirty(10), again("cali124")), "A7").verdict == "FAIL"
-    assert on(log(dirty(10), again("cali123"), dirty(1)), "A7").verdict == "FAIL"
+    assert on(log(dirty(10), again(WORKLOAD), dirty(1)), "A7").verdict == "FAIL"
+
+
+def test_a_device_that_is_gone_is_a_warning_and_in_time_nothing() -> None:
+    found = on(log(dirty(10, "cali123")), "A7")
+    assert found.verdict == "WARN"
+    assert "the device is gone" in found.what
+    past = on(log(dirty(1000, "cali123"), dirty(900, "cali124")), "A7")
+    assert past.verdict == "OK"
+    assert "2 devices" in past.what
+    assert on(log(dirty(1000)), "A7").verdict == "WARN"
 
 
 def test_each_dirty_device_is_named_and_many_are_counted() -> None:
     lines = [dirty(1, f"cali{number}") for number in range(9)]
-    found = outcomes(log(*lines), "A7")["node-1"]
+
+    def add(found: list[dict[str, Any]]) -> None:
+        found += [{"ifname": f"cali{at}", "ifindex": 50 + at, "mtu": 1500} for at in range(9)]
+
+    evidence = changed(log(*lines), {("links", "node-1"): links(add)})
+    found = outcomes(evidence, "A7")["node-1"]
     assert [each.subject for each in found] == [*(f"cali{number}" for number in range(5)), ""]
     assert "4 more" in found[-1].what
 
