@@ -1,4 +1,4 @@
-"""Checks of the way of node ports between nodes: VXLAN passes, fits, has its device. Pure."""
+"""Checks of the way of node ports between nodes: whether VXLAN passes and fits. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ebpfperf.calico.mtu import VXLAN_OVERHEAD_BYTES
-from ebpfperf.diagnosis import Outcome, Shown, Verdict
+from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor import underlay_pairs, values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.clouds import AWS, AZURE, GCP, cloud
-from ebpfperf.doctor.declaration import CURRENT, PAGE, Check
+from ebpfperf.doctor.declaration import PAGE, Check
 from ebpfperf.doctor.underlay_pairs import COMPILED_IN, COMPILED_IN_UNTIL, Pair, named
-from ebpfperf.evidence_sources import LOG, VXLAN_PROBE
+from ebpfperf.evidence_sources import VXLAN_PROBE
 from ebpfperf.felix_values import Effective
 from ebpfperf.kube_objects import Object
 from ebpfperf.network_view import Link
 
-VXLAN_DEVICE = "vxlan.calico"
-IN_USE = "address already in use"
+# Of more nodes than these one sentence says that nothing passes at all.
+_FEW = 6
 _OPEN = {
     AWS: "Allow UDP port {port} between the nodes in their security groups.",
     GCP: "Allow UDP port {port} between the nodes by a firewall rule of their network.",
@@ -46,8 +46,12 @@ def vxlan_passes(case: Case) -> Iterator[Outcome]:
         return
     pairs = underlay_pairs.vxlan(case)
     deaf = underlay_pairs.receivers_without(case, VXLAN_PROBE)
+    known = [pair for pair in pairs if pair.known]
+    if len(case.nodes) > _FEW and _all_lost(known):
+        yield _lost_everywhere(case, known)
+        return
     bad: set[str] = set()
-    for each in _blamed([pair for pair in pairs if pair.known]):
+    for each in _blamed(known):
         bad.add(each.node)
         yield _lost(case, each)
     for node in case.nodes:
@@ -144,6 +148,18 @@ def _lost(case: Case, blamed: _Blamed) -> Outcome:
         underlay_pairs.shown(case, VXLAN_PROBE, pairs),
         node=node,
         remedy=_open(case, node, first.port),
+        corrected=_port_note(case, first.port),
+    )
+
+
+def _lost_everywhere(case: Case, pairs: list[Pair]) -> Outcome:
+    first = pairs[0]
+    return Outcome(
+        Verdict.FAIL,
+        f"The underlay loses VXLAN (UDP port {first.port}) between all nodes: datagrams leave each "
+        f"of {len({pair.sender for pair in pairs})} nodes, none arrives at any other.",
+        underlay_pairs.shown(case, VXLAN_PROBE, pairs[:_FEW]),
+        remedy=_open(case, first.receiver, first.port),
         corrected=_port_note(case, first.port),
     )
 
@@ -283,76 +299,6 @@ def _mtus(links: Iterable[Link]) -> list[str]:
     return [f"{link.name}: mtu {link.mtu_bytes}" for link in links][:6]
 
 
-# ----------------------------------------------------------------------------------- B11
-
-
-def vxlan_device(case: Case, node: str) -> Iterator[Outcome]:
-    """B11: whether ``vxlan.calico`` is up, and if not, who holds its port."""
-    value = case.value(node, "vxlanEnabled")
-    if values.is_unknown(value):
-        yield unknown(f"{values.spoken(value)}.", values.shown(case, value))
-        return
-    if not value.value:
-        yield not_applicable(f"no VXLAN device is to be there: {values.spoken(value)}")
-        return
-    device = next((link for link in case.links(node) if link.name == VXLAN_DEVICE), None)
-    port = int(case.value(node, "vxlanPort").value)
-    state = "not there" if device is None else "up" if device.up else "down"
-    links = case.show("links", node, f"{VXLAN_DEVICE}: {state}")
-    if device is not None and device.up:
-        yield Outcome(Verdict.OK, f"{VXLAN_DEVICE} is up.", (links,))
-        return
-    holder, evidence = _holder(case, node, port, device)
-    logged = _logged(case, node)
-    taken = bool(holder) or bool(logged)
-    why = f"UDP port {port} is held by {holder}" if holder else ""
-    if not why and logged:
-        why = f"calico-node logged '{IN_USE}': something holds UDP port {port}"
-    remedy = (
-        f"Set vxlanPort to a free port such as {port + 1} in FelixConfiguration default, and let "
-        "it pass between the nodes; or end what holds the port."
-        if taken
-        else "See calico-node's log on the node for why it does not set the device up."
-    )
-    note = ""
-    if taken and case.minor <= COMPILED_IN_UNTIL:
-        note = "In this release node ports go on using 4789, whatever vxlanPort says."
-    yield Outcome(
-        Verdict.FAIL,
-        f"{VXLAN_DEVICE} is {state}: the overlay does not work there{'; ' + why if why else ''}.",
-        (links, *evidence, *logged), subject=VXLAN_DEVICE, remedy=remedy, corrected=note,
-    )  # fmt: skip
-
-
-def _holder(case: Case, node: str, port: int, device: Link | None) -> tuple[str, tuple[Shown, ...]]:
-    """Who holds a UDP port: a process by name, or another VXLAN device; empty where nobody does."""
-    try:
-        lines = case.text("sockets", node).splitlines()
-    except Missing as missing:
-        return "", missing.shown
-    for line in lines:
-        words = line.split()
-        if len(words) > 3 and words[3].rpartition(":")[2] == str(port):
-            process = next((word for word in words if word.startswith("users:")), "")
-            name = process.partition('"')[2].partition('"')[0]
-            others = [
-                link.name
-                for link in case.links(node)
-                if link.kind == "vxlan" and link.up and link is not device
-            ]
-            who = f"the process {name}" if name else f"the device {others[0]}" if others else ""
-            return who or "the kernel (a tunnel)", (case.show("sockets", node, line),)
-    return "", (case.show("sockets", node, f"nobody listens to UDP port {port}"),)
-
-
-def _logged(case: Case, node: str) -> tuple[Shown, ...]:
-    try:
-        lines = [line for line in case.text(LOG, node).splitlines() if IN_USE in line]
-    except Missing:
-        return ()
-    return (case.show(LOG, node, lines[-1]),) if lines else ()
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         "B3", "vxlan-between-nodes", "Does the underlay let VXLAN pass between the nodes?",
@@ -370,12 +316,5 @@ CHECKS: tuple[Check, ...] = (
         "pod's MTU above the NIC's is WARN; else OK, saying where clients need 'fragmentation "
         "needed'.",
         "felix/bpf-gpl (NAT tunnel's MTU)", of_node=fits,
-    ),
-    Check(
-        "B11", "vxlan-device", "Is vxlan.calico up where it is to be?",
-        "Pods do not reach pods of other nodes over VXLAN; 'address already in use' in the log.",
-        ("links", "sockets", "log", "felixconfigurations", "ippools"),
-        "Down or missing although VXLAN is enabled is FAIL.",
-        CURRENT, of_node=vxlan_device,
     ),
 )  # fmt: skip

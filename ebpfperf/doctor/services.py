@@ -1,7 +1,7 @@
 """Checks of services: who translates them, whether the maps hold them, whether Calico sees the API.
 
 Node ports between nodes are in ``service_ways``, answers that go straight in ``service_answers``,
-the node's own processes in ``service_hosts``. Pure.
+the node's own processes in ``service_hosts``, the overlay's device in ``vxlan_device``. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ import pandas as pd
 
 from ebpfperf import map_checks
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
-from ebpfperf.doctor import kube_proxy, service_answers, service_hosts, service_maps, service_ways
+from ebpfperf.doctor import (
+    kube_proxy,
+    service_answers,
+    service_hosts,
+    service_maps,
+    service_ways,
+    vxlan_device,
+)
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.declaration import CURRENT, PAGE, Check
 from ebpfperf.doctor.node_state import Mode
@@ -278,5 +285,11 @@ _OWN: tuple[Check, ...] = (
         "Calico's guide to eBPF mode", of_cluster=api_endpoint,
     ),
 )  # fmt: skip
-_ALL = (*_OWN, *service_ways.CHECKS, *service_answers.CHECKS, *service_hosts.CHECKS)
+_ALL = (
+    *_OWN,
+    *service_ways.CHECKS,
+    *service_answers.CHECKS,
+    *service_hosts.CHECKS,
+    *vxlan_device.CHECKS,
+)
 CHECKS: tuple[Check, ...] = tuple(sorted(_ALL, key=lambda check: int(check.id[1:])))

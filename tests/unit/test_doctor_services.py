@@ -318,6 +318,17 @@ def test_b3_one_way_and_single_ways_are_told(lost: Callable[[Way], bool], named:
     assert {found[node] for node in set(THREE) - named} <= {"OK"}
 
 
+def test_b3_where_nothing_passes_between_many_nodes_one_sentence_says_so() -> None:
+    seven = tuple(ADDRESSES)
+    lost = replace(base(items=probes(seven, arrived=lambda way: 0)), nodes=seven)
+    found = one(lost, "B3", "")
+    assert (found.verdict, "between all nodes" in found.what) == ("FAIL", True)
+    assert "each of 7 nodes" in found.what
+    one_way = [("node-1", "node-2")]
+    some = probes(seven, arrived=lambda w: 7 * ((w.sender, w.receiver) in one_way))
+    assert len(verdicts(replace(lost, items=with_items(lost, some).items), "B3")) == 7
+
+
 def test_b3_what_does_not_leave_is_the_senders() -> None:
     kept = three(probes(THREE, left=lambda way: 0 if way.sender == "node-1" else 7,
                         arrived=lambda way: 0 if way.sender == "node-1" else 7))  # fmt: skip
