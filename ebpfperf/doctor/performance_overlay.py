@@ -62,6 +62,10 @@ class PoolUse:
 
 def pools(case: Case) -> list[PoolUse]:
     """Every pool; Missing."""
+    return case.kept(("pools-in-use",), lambda: _pools(case))
+
+
+def _pools(case: Case) -> list[PoolUse]:
     addresses: list[Any] | None
     try:
         addresses = [
