@@ -176,7 +176,7 @@ def _shape(outcome: Outcome) -> str:
     """The sentence without numbers, and names with numbers, in which it may differ from others."""
     text = outcome.what
     for name in (outcome.subject, outcome.node):
-        text = text.replace(name, "·") if name else text
+        text = text.replace(name, "0") if name else text
     return _NAME.sub("#", text)
 
 

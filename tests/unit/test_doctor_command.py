@@ -108,6 +108,14 @@ def test_sentences_that_differ_in_numbers_and_names_are_one_group_with_each_said
     assert len(group.said(7)) == 7
 
 
+def test_pairs_of_nodes_are_one_group_whichever_comes_first() -> None:
+    outcomes = [fails("node-1", "From node-2 to node-1: lost."),
+                fails("node-2", "From node-1 to node-2: lost."),
+                fails("alpha", "From node-1 to alpha: lost.")]  # fmt: skip
+    (group,) = grouped(diagnosis(result("X1", *outcomes)))
+    assert len(group.outcomes) == 3
+
+
 def test_subjects_of_the_same_sentence_are_listed_and_shortened() -> None:
     outcomes = [fails("node-1", "has no program.", subject=f"cali{n}") for n in range(9)]
     (group,) = grouped(diagnosis(result("X1", *outcomes)))
