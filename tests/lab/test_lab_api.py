@@ -666,7 +666,7 @@ def test_every_advertised_resource_can_be_listed(call: Any) -> None:
                 status, body = call("GET", f"{path}/{resource['name']}")
                 assert (status, body["kind"]) == (200, f"{resource['kind']}List")
                 seen += 1
-    assert seen == 17
+    assert seen == 18
 
 
 def test_silent_and_broken_connections_hold_nobody_up(lab: Lab, call: Any) -> None:
