@@ -47,7 +47,7 @@ class Group:
         return self.outcomes[0].corrected
 
     def where(self, nodes: Collection[str]) -> str:
-        """``node-2``, ``all 12 nodes``, ``node-2, node-5, node-7 and 3 more``, or ``cluster``."""
+        """``node-2``, ``both nodes``, ``all 12 nodes``, ``node-2, node-5, node-7 and 3 more``, or ``cluster``."""
         return where((each.node for each in self.outcomes), nodes)
 
     def said(self, most: int = NAMED) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def where(of: Iterable[str], nodes: Collection[str]) -> str:
     if "" in names:
         return "cluster"
     if len(names) > 1 and set(names) == set(nodes):
-        return f"all {len(names)} nodes"
+        return "both nodes" if len(names) == 2 else f"all {len(names)} nodes"
     return named(names)
 
 

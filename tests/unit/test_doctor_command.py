@@ -165,7 +165,7 @@ def test_where_nobody_asks_for_ebpf_mode_ok_is_not_left_alone() -> None:
     (said,) = doubts(diagnosis(result("A1", *off, on)))
     assert said.startswith("eBPF mode is not asked for (node-1, node-2): most checks do not apply")
     (said,) = doubts(diagnosis(result("A1", *off), nodes=NODES[:2]))
-    assert "(all 2 nodes)" in said
+    assert "(both nodes)" in said
     assert doubts(diagnosis(result("A1", on))) == ()
 
 
