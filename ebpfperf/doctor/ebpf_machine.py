@@ -175,4 +175,4 @@ def _distribution(case: Case, node: str) -> str:
         match = _NAME.search(case.text("os", node))
     except Missing:
         return ""
-    return match[0] if match else ""
+    return match[1] if match else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ebpfperf.calico.felix_fields import UNSET
 from ebpfperf.calico.maps import DIRECTORY
@@ -174,7 +174,7 @@ def _nic(case: Case, node: str, counts: NodeCounts, name: str) -> Outcome | None
         Verdict.FAIL,
         f"NIC {name} has no program of Calico's on {' and '.join(lacking)}: node ports and pods' "
         "traffic between nodes fail there.",
-        (shown,),
+        (_shown_programs(case, node, counts, [name]),),
         subject=name,
         remedy=f"Look in calico-node's log for {name}; restart calico-node on the node.",
     )
@@ -201,13 +201,18 @@ def _workloads(
             Verdict.FAIL,
             f"Workload device {name} has no program of Calico's on {lacking_words}: its pod has no "
             "network, or no policy.",
-            (shown,),
+            (_shown_programs(case, node, counts, [name]),),
             subject=name,
             remedy=remedy,
         )
     if len(bare) > _NAMED:
         what = f"{len(bare) - _NAMED} more workload devices lack programs of Calico's."
-        yield Outcome(Verdict.FAIL, what, (shown,), remedy=remedy)
+        yield Outcome(
+            Verdict.FAIL,
+            what,
+            (_shown_programs(case, node, counts, list(bare)[_NAMED:]),),
+            remedy=remedy,
+        )
     if hidden:
         named = ", ".join(hidden[:_NAMED]) + (" …" if len(hidden) > _NAMED else "")
         why = f"The programs of {len(hidden)} workload devices cannot be seen: {named}."
@@ -248,19 +253,20 @@ def _shown_maps(case: Case, node: str, maps: list[str]) -> tuple[Shown, ...]:
     return (case.show("pins", node, maps),) if maps else ()
 
 
-def _shown_programs(case: Case, node: str, counts: NodeCounts) -> Shown:
-    lines = [
+def _shown_programs(case: Case, node: str, counts: NodeCounts, first: Iterable[str] = ()) -> Shown:
+    """The programs of every device that has some, after those devices that it is about."""
+    about = [f"{name}: {_hooks(counts.programs.get(name) or {}) or 'no program'}" for name in first]
+    lines = about + [
         f"{name}: " + ("not told" if hooks is None else _hooks(hooks))
         for name, hooks in counts.programs.items()
-        if hooks is None or hooks
+        if (hooks is None or hooks) and name not in first
     ]
     later = case.evidence.item("counts/later", node)
     source = "counts/later" if later is not None and not later.error else "counts"
     return case.show(source, node, lines or "no program on any device")
 
 
-def _hooks(hooks: object) -> str:
-    assert isinstance(hooks, dict)
+def _hooks(hooks: Mapping[str, tuple[str, ...]]) -> str:
     return ", ".join(f"{hook} {' '.join(names)}" for hook, names in hooks.items())
 
 

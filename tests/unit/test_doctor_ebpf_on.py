@@ -184,6 +184,7 @@ def test_a_hook_without_a_program_fails_by_its_device(device: str, hook: str, wo
     assert (found.verdict, found.subject) == ("FAIL", device)
     assert word in found.what
     assert f"on {hook}:" in found.what
+    assert found.shown[0].excerpt.splitlines()[0].startswith(f"{device}: ")
 
 
 def test_programs_of_others_do_not_count_and_tcx_links_do() -> None:
