@@ -49,11 +49,21 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One port of a Service: where it is reached, and which endpoints are ready."""
+    """One port of a Service: where it is reached, and which endpoints are ready.
+
+    Attributes
+    ----------
+    ending
+        Endpoints that are not ready any more, but still serve: nodes may lead to them.
+    hinted
+        Whether endpoints are meant for zones (topology hints): then a node leads to some alone.
+    """
 
     name: str
     place: Place
     endpoints: frozenset[tuple[str, int]]
+    ending: frozenset[tuple[str, int]] = frozenset()
+    hinted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +204,29 @@ def _ports(service: Object, slices: Sequence[Object]) -> Iterator[Service]:
         name += f":{port['name']}" if port.get("name") else ""
         for address in addresses:
             family = "IPv6" if ":" in address else "IPv4"
-            ends = frozenset(_endpoints(port, own, family))
-            yield Service(name, (_same(address), int(port["port"]), protocol), ends)
+            place = _same(address), int(port["port"]), protocol
+            found = list(_endpoints(port, own, family))
+            yield Service(
+                name,
+                place,
+                frozenset(end for end, told in found if _ready(told)),
+                frozenset(end for end, told in found if not _ready(told) and _serving(told)),
+                hinted=any((told.get("hints") or {}).get("forZones") for _, told in found),
+            )
 
 
-def _endpoints(port: Object, slices: Sequence[Object], family: str) -> Iterator[tuple[str, int]]:
+def _ready(endpoint: Object) -> bool:
+    # What says nothing of being ready is ready.
+    return (endpoint.get("conditions") or {}).get("ready") is not False
+
+
+def _serving(endpoint: Object) -> bool:
+    return (endpoint.get("conditions") or {}).get("serving") is True
+
+
+def _endpoints(
+    port: Object, slices: Sequence[Object], family: str
+) -> Iterator[tuple[tuple[str, int], Object]]:
     wanted = port.get("name") or "", port.get("protocol", "TCP")
     for each in slices:
         if each.get("addressType", "IPv4") != family:
@@ -209,9 +237,8 @@ def _endpoints(port: Object, slices: Sequence[Object], family: str) -> Iterator[
             if (own.get("name") or "", own.get("protocol") or "TCP") == wanted
         ]
         for endpoint in each.get("endpoints") or ():
-            # What says nothing of being ready is ready.
-            if (endpoint.get("conditions") or {}).get("ready") is not False:
-                yield from ((_same(endpoint["addresses"][0]), number) for number in numbers)
+            address = _same(endpoint["addresses"][0])
+            yield from (((address, number), endpoint) for number in numbers)
 
 
 def _addresses(pod: Object) -> Iterator[tuple[str, str, str]]:
@@ -259,10 +286,10 @@ def _service(
         what = f"{where} has {count} backends, and {count - len(own)} of them are not in the map."
         yield Problem("backend-missing", FAIL, service.name, what)
     there = {own[ordinal] for ordinal in own if ordinal < count}
-    if stale := there - service.endpoints:
+    if stale := there - service.endpoints - service.ending:
         what = f"{where} leads to {_listed(stale)}: no ready endpoint of it."
         yield Problem("backend-stale", FAIL, service.name, what)
-    if not lacking and (unknown := service.endpoints - there):
+    if not lacking and not service.hinted and (unknown := service.endpoints - there):
         what = f"{where} does not lead to {_listed(unknown)}, which is ready."
         yield Problem("backend-unknown", FAIL, service.name, what)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ebpfperf import map_checks
-from ebpfperf.map_checks import Api, Problem, Service
+from ebpfperf.map_checks import SERVICE_LABEL, Api, Problem, Service
 from ebpfperf.mapdump.nat import BLACKHOLE
 
 ENDS = frozenset({("10.65.1.2", 8080), ("10.65.2.3", 8080)})
@@ -69,6 +69,38 @@ def test_what_is_wrong_with_a_service(
     assert (problem.check, problem.severity) == (check, severity)
     assert words in problem.what
     assert problem.subject == "default/web:http"
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "checks"),
+    [
+        ({}, {}, ["backend-stale", "backend-unknown"]),
+        # It is going away, and goes on serving those who know it.
+        ({"conditions": {"ready": False, "serving": True}}, {}, ["backend-unknown"]),
+        (
+            {"conditions": {"ready": False, "serving": False}},
+            {},
+            ["backend-stale", "backend-unknown"],
+        ),
+        # A node leads to the endpoints of its own zone.
+        ({}, {"hints": {"forZones": [{"name": "b"}]}}, ["backend-stale"]),
+    ],
+)
+def test_endpoints_that_end_or_are_of_another_zone(
+    second: dict[str, Any], third: dict[str, Any], checks: list[str]
+) -> None:
+    """The maps lead to .2 and .3; the API has .2, .4, and (where it says something of it) .3."""
+    meta = {"name": "web-1", "namespace": "default", "labels": {SERVICE_LABEL: "web"}}
+    ends = [{"addresses": ["10.65.1.2"]}, {"addresses": ["10.65.2.4"], **third}]
+    ends += [{"addresses": ["10.65.2.3"], **second}] if second else []
+    ports = [{"name": "http", "port": 8080}]
+    slices = [{"metadata": meta, "addressType": "IPv4", "endpoints": ends, "ports": ports}]
+    spec = {"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80}]}
+    service = {"metadata": {"name": "web", "namespace": "default"}, "spec": spec}
+    api = map_checks.api([service], slices, [], [])
+    front = pd.DataFrame([frontend("10.96.0.10", 80, 7, 2)])
+    found = map_checks.services(api, front, GOOD)
+    assert [problem.check for problem in found] == checks
 
 
 def test_sources_that_are_dropped_are_no_lack_of_backends() -> None:
