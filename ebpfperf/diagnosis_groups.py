@@ -47,7 +47,7 @@ class Group:
         return self.outcomes[0].corrected
 
     def where(self, nodes: Collection[str]) -> str:
-        """``node-2``, ``both nodes``, ``all 12 nodes``, ``node-2, node-5, node-7 and 3 more``, or ``cluster``."""
+        """``node-2``, ``both nodes``, ``node-2, node-5, node-7 and 3 more``, or ``cluster``."""
         return where((each.node for each in self.outcomes), nodes)
 
     def said(self, most: int = NAMED) -> tuple[str, ...]:
@@ -73,6 +73,15 @@ def grouped(diagnosis: Diagnosis, verdicts: Collection[Verdict] = BAD) -> tuple[
                 kept.setdefault(key, []).append(each)
         found += [Group(result, same[0].verdict, tuple(same)) for same in kept.values()]
     return tuple(sorted(found, key=lambda group: WORST.index(group.verdict)))
+
+
+def told_apart(diagnosis: Diagnosis, groups: Collection[Group]) -> tuple[Group, ...]:
+    """These without what ``doubts`` says already: UNKNOWN because the node was not reached."""
+    return tuple(
+        group
+        for group in groups
+        if not all(_for_lack_of_node(diagnosis, each) for each in group.outcomes)
+    )
 
 
 def headline(diagnosis: Diagnosis) -> str:
@@ -104,7 +113,8 @@ def circumstances(diagnosis: Diagnosis) -> tuple[str, ...]:
 def doubts(diagnosis: Diagnosis) -> tuple[str, ...]:
     """What a reader has to know before believing it."""
     said = [
-        f"{name} was not reached, so that nothing is known of it: {why}"
+        f"{name} was not reached: {why} {checks(len(_unasked_there(diagnosis, name)))} of it "
+        "could not be asked."
         for name, why in diagnosis.lost.items()
     ]
     if off := _not_asked_for(diagnosis):
@@ -155,6 +165,20 @@ def printable(text: str) -> str:
     """A line in which characters that would steer a terminal are written out."""
     plain = text.expandtabs()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
+def _for_lack_of_node(diagnosis: Diagnosis, outcome: Outcome) -> bool:
+    why = diagnosis.lost.get(outcome.node)
+    return why is not None and outcome.verdict is Verdict.UNKNOWN and why in outcome.what
+
+
+def _unasked_there(diagnosis: Diagnosis, node: str) -> set[str]:
+    """Ids of the checks that could not be asked of a node that was not reached."""
+    return {
+        result.id
+        for result, each in diagnosis.outcomes()
+        if each.node == node and _for_lack_of_node(diagnosis, each)
+    }
 
 
 def _not_asked_for(diagnosis: Diagnosis) -> list[str]:

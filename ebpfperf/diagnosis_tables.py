@@ -20,6 +20,7 @@ from ebpfperf.diagnosis_groups import (
     grouped,
     headline,
     printable,
+    told_apart,
 )
 from ebpfperf.findings import Commands, Sentences
 from ebpfperf.tables import Table
@@ -62,7 +63,7 @@ def findings(found: Diagnosis) -> Table:
     """What is wrong or cannot be told, worst first, and what to do."""
     notes: list[str] = []
     rows = []
-    for group in grouped(found):
+    for group in told_apart(found, grouped(found)):
         mark = ""
         if group.corrected:
             notes += [group.corrected] if group.corrected not in notes else []
@@ -124,7 +125,7 @@ class Evidence:
 
 def evidence(found: Diagnosis) -> Evidence:
     """The evidence of each finding."""
-    return Evidence(grouped(found), found.nodes)
+    return Evidence(told_apart(found, grouped(found)), found.nodes)
 
 
 def matrix(found: Diagnosis) -> Table:

@@ -19,6 +19,7 @@ from ebpfperf.diagnosis_groups import (
     grouped,
     headline,
     printable,
+    told_apart,
 )
 
 WIDEST = 120
@@ -67,6 +68,7 @@ def text(
     for sentence in (headline(diagnosis), *circumstances(diagnosis), *doubts(diagnosis)):
         yield from _wrapped(sentence, "", width)
     shown = grouped(diagnosis, tuple(Verdict) if every or detail else BAD)
+    shown = shown if detail else told_apart(diagnosis, shown)
     for number, group in enumerate(shown):
         # What is not wrong stands close.
         if detail or not number or group.verdict in BAD or shown[number - 1].verdict in BAD:

@@ -297,8 +297,21 @@ def test_a_node_that_is_not_reached_is_said_first_and_unknown(cluster: dict[str,
     cluster["lost"] = {"node-2": "node-2 refused the connection."}
     code, said = run("--check", "bpffs")
     assert code == 3
+    assert "node-2 refused the connection. 1 check of it could not be asked." in said
     assert said.startswith("UNKNOWN: none of 1 check")
     assert said.index("node-2 was not reached") < said.index("UNKNOWN  A4 bpffs, node-2")
+
+
+def test_what_a_lost_node_leaves_unknown_is_said_once_and_in_detail_with_each_check() -> None:
+    lost = Outcome(Verdict.UNKNOWN, "The node was not reached: No route.", node="node-3")
+    found = replace(
+        diagnosis(result("X1", lost), result("X2", lost, fails("node-1"))),
+        lost={"node-3": "No route."},
+    )
+    assert "node-3 was not reached: No route. 2 checks of it could not be asked." in told(found)
+    assert told(found).count("No route.") == 1
+    assert "FAIL     X2 checked, node-1" in told(found)
+    assert told(found, detail=True).count("The node was not reached: No route.") == 2
 
 
 def test_strict_makes_a_warning_the_status_of_a_failure() -> None:
