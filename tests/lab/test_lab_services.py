@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -598,8 +599,9 @@ def test_kube_proxy_takes_away_all_that_it_wrote_and_nothing_else(bare_node: Lab
 
     foreign = ["-I", "FORWARD", "-s", "198.18.9.9/32", "-j", "DROP"]
     bare_node.run(["iptables", *foreign])
-    active = threading.Event()
-    proxy = KubeProxy(bare_node, store, active=active.is_set)
+    active, cleanup = threading.Event(), threading.Event()
+    cleanup.set()
+    proxy = KubeProxy(bare_node, store, active=active.is_set, cleanup=cleanup.is_set)
     proxy.start()
     try:
         active.set()
@@ -614,5 +616,11 @@ def test_kube_proxy_takes_away_all_that_it_wrote_and_nothing_else(bare_node: Lab
         assert "-s 198.18.9.9/32" in bare_node.run(["iptables-save"])
         active.set()
         eventually("rules again", rules)
+        cleanup.clear()
+        active.clear()
+        time.sleep(1.1)
+        assert rules(), "nobody is to remove them"
+        cleanup.set()
+        eventually("nothing again", lambda: rules() == [])
     finally:
         proxy.stop()
