@@ -70,7 +70,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "program-dropping",
         "Connections to a pod time out.",
-        ("D2", "D1"),
+        ("D2", "D1", "D4"),
         f"A pod sends {RATE_PER_S} datagrams a second to another one of the node, whose program "
         "denies and drops them: the lab's deny list, which stands in for policy.",
         _nothing,

@@ -169,7 +169,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "mtu-mismatch",
         "Large packets of pods stall or arrive in pieces; small ones pass.",
-        ("E7",),
+        ("E7", "B4"),
         f"NIC and switch port take {CUT_BYTES} bytes less than when the node's pods were made; one "
         "is made before.",
         _mtu,
