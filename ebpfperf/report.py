@@ -122,7 +122,7 @@ def render(
 
 def render_file(
     notebook: str | Path,
-    file: Path,
+    file: Path | None,
     html: Path,
     *,
     stamp: str,
@@ -133,7 +133,7 @@ def render_file(
     Parameters
     ----------
     file
-        Goes to the notebook's first parameter.
+        Goes to the notebook's first parameter; None: the notebook does without.
     stamp
         What it is a report of, for the page's top.
 
@@ -145,7 +145,7 @@ def render_file(
     template, given = templates.find(notebook), dict(params or {})
     templates.check(template, given)
     folder, executed = _folder(html.absolute().parent), html.with_suffix(".ipynb")
-    given[templates.subject(template)] = os.path.relpath(file, folder)
+    given[templates.subject(template)] = "" if file is None else os.path.relpath(file, folder)
     with _writing(folder):
         error = _execute(template, executed, given)
         _write_page(executed, html, stamp, incomplete=error, fingerprint="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +14,11 @@ from ebpfperf.errors import InputError
 
 
 def report(
-    campaign: Annotated[Path, typer.Option(help="Campaign directory.", metavar="DIRECTORY")],
     notebook: Annotated[
         str | None, typer.Argument(help="Notebook, such as overlay-comparison.")
+    ] = None,
+    campaign: Annotated[
+        Path | None, typer.Option(help="Campaign directory.", metavar="DIRECTORY")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every notebook, and an index.")
@@ -23,18 +26,30 @@ def report(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE (JSON or text).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to; default DIRECTORY/reports.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to: a directory, default DIRECTORY/reports; of files an HTML page, default "
+            "NOTEBOOK.html."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Render even if nothing changed.")] = False,
     json: Json = False,
 ) -> None:
-    """Render a notebook over a campaign: the executed notebook and one offline HTML page."""
+    """Render a notebook over a campaign: the executed notebook and one offline HTML page.
+
+    packets-and-maps is of files: -p log=FILE, -p maps=BUNDLE, or both.
+    """
     if (notebook is None) != everything:
         raise InputError("Say which report.", "Name a notebook, or give --all.")
     if everything and parameter:
         raise InputError("--all takes no parameters.", "Render one notebook to give it parameters.")
     from ebpfperf import report as reporting
 
-    if notebook is None:
+    reports: tuple[Any, ...]
+    if campaign is None:
+        reports = (_of_files(notebook, parameter or [], out),)
+    elif notebook is None:
         reports = reporting.render_all(campaign, out_dir=out, force=force)
     else:
         given = _parameters(parameter or [])
@@ -63,6 +78,36 @@ def report(
             printing.sentence(f"{reports[0].html.parent / 'index.html'}")
     if any(one.error for one in reports):
         raise typer.Exit(1)
+
+
+def _of_files(notebook: str | None, texts: list[str], out: Path | None) -> Any:
+    """The report of a notebook whose parameters name files."""
+    from ebpfperf import report as reporting
+    from ebpfperf import templates
+
+    template = templates.find(notebook) if notebook else None
+    if template is None or templates.subject(template) == templates.CAMPAIGN:
+        raise InputError("Say which campaign.", "Give --campaign DIRECTORY.")
+    given = _parameters(texts)
+    html = out or Path(f"{templates.name_of(template)}.html")
+    if html.suffix != ".html":
+        raise InputError(f"--out {html} is no HTML file.", "Write for example report.html.")
+    names = [Path(value).name for value in given.values() if _is_file(value)]
+    subject = given.pop(templates.subject(template), None)
+    # The notebook runs where its page is written.
+    folder = html.absolute().parent
+    given = {
+        name: os.path.relpath(value, folder) if _is_file(value) else value
+        for name, value in given.items()
+    }
+    if not names:
+        raise InputError("There is no file to report of.", "Give one, such as -p log=debug.log.")
+    file = Path(str(subject)) if subject else None
+    return reporting.render_file(template, file, html, stamp=", ".join(names), params=given)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and Path(value).exists()
 
 
 def _parameters(texts: list[str]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ ANALYSE = {
     "anatomy", "anatomy_chart", "anatomy_findings", "kernel_chart",
     "gates", "gate_table", "gate_cases", "trial_gates", "comparison_gates",
     "limits", "limits_reading", "limits_rules", "limits_seen",
+    "packets_view", "packets_chart", "maps_view", "maps_chart", "stacked_bars",
     "between", "between_findings", "comparable", "verdict_formats", "verdict_rows",
 }  # fmt: skip
 TOP = {"__init__", "cli", "commands", "printing", "lab", "live"}

@@ -34,6 +34,7 @@ def test_the_notebooks_are_there() -> None:
         "20-felix-flags",
         "30-latency-anatomy",
         "40-capacity-planning",
+        "50-packets-and-maps",
         "60-troubleshooting",
     ]
 
@@ -61,7 +62,7 @@ def test_one_parameters_cell_first_of_annotated_literals_with_help(path: Path) -
         assert node.value is not None
         ast.literal_eval(node.value)
         assert len(line.partition("  # ")[2]) > 10, line
-    assert re.match(r"(campaign(_file)?|diagnosis): str = ", tagged[0].source)
+    assert re.match(r"(campaign(_file)?|diagnosis|log): str = ", tagged[0].source)
 
 
 def test_the_second_code_cell_opens_the_campaign_out_of_sight(path: Path) -> None:
