@@ -47,13 +47,13 @@ def _before(found: Verdicts) -> list[str]:
             said[f"Before the run of {when}: {group.verdict} {group.check} ({place}): {what}"] = (
                 None
             )
-        if not bad:
-            unknown = each.counts()[Verdict.UNKNOWN]
+        counts = each.counts()
+        asked = len(each.results) - counts[Verdict.NOT_APPLICABLE]
+        if asked and not bad:
+            unknown = counts[Verdict.UNKNOWN]
             doubt = f", but {unknown} of them could not tell" if unknown else ""
-            said[
-                f"Before the run of {when} {checks(len(each.results))} of the cluster found "
-                f"nothing wrong{doubt}."
-            ] = None
+            right = f"{checks(asked)} of the cluster found nothing wrong{doubt}"
+            said[f"Before the run of {when} {right}."] = None
     return list(said)
 
 

@@ -141,13 +141,21 @@ def test_the_report_says_what_was_found_before_it_ran(tmp_path: Path) -> None:
     store = synthetic.write_store(tmp_path / "c", CAMPAIGN)
     bad = judge.diagnose(changed(healthy(), {("bpffs", "node-2"): ""}), judge.chosen(["A4"]))
     store.add_preflight(bad.as_json())
-    store.add_preflight(judge.diagnose(healthy(), judge.chosen(["A4"])).as_json())
+    every = judge.diagnose(healthy(), judge.chosen(["A4", "B10"]))
+    assert [result.verdict for result in every.results] == ["OK", "N/A"]
+    store.add_preflight(every.as_json())
+    lost = judge.diagnose(changed(healthy(), without={("bpffs", "node-2")}), judge.chosen(["A4"]))
+    store.add_preflight(replace(lost, taken_utc="2026-01-31T09:05:33Z").as_json())
     found = verdicts.of_store(store)
     said = validity.belief(found, FACTS).items
     first = [text for text in said if text.startswith("Before the run")]
-    assert len(first) == 2
+    assert len(first) == 3
     assert "FAIL A4 bpffs (node-2): /sys/fs/bpf is not mounted" in first[0]
     assert first[1].endswith("1 check of the cluster found nothing wrong.")
+    assert first[2] == (
+        "Before the run of 2026-01-31 09:05:33 UTC 1 check of the cluster found nothing wrong, "
+        "but 1 of them could not tell."
+    )
 
 
 def test_a_campaign_before_which_nobody_looked_says_nothing_of_it() -> None:
