@@ -241,6 +241,15 @@ def test_the_client_outside_gets_no_fault(place: Place) -> None:
         standing.put(place.lab, standing.named("offload-off"), "client-1")
 
 
+def test_another_lab_that_ends_takes_no_process_of_this_one(place: Place) -> None:
+    # The number of a namespace that is gone is given to the next one.
+    holder = place.node.holder_pid
+    space = processes.netns(holder)
+    assert space is not None
+    assert processes.of_lab("gone", spaces={space}) == set()
+    assert holder in processes.of_lab(place.lab.name)
+
+
 def test_down_takes_standing_faults_along(place: Place) -> None:
     # Without a bpf file system the lab's Felix attaches nothing more, so that comes last.
     for name in ("program-dropping", "vxlan-blocked", "bandwidth-cap", "jit-hardened",
