@@ -25,7 +25,9 @@ from ebpfperf.mapdump.entries import Decoded
 from ebpfperf.tables import Table
 
 NO_MAPS = "No maps were given: set the parameter maps."
+EMULATED = "The maps are of the embedded lab: an emulation, not Calico."
 MOST_ROWS = 200
+_LAB = '"lab.ebpfperf/emulation"'
 _GZIP = b"\x1f\x8b"
 _NAMES = re.compile("|".join(sorted({each.name for each in VERSIONS}, key=len, reverse=True)))
 
@@ -50,7 +52,10 @@ class Maps:
     doubts
         What could not be read, and what else must be known, a sentence each.
     services
-        ``10.96.0.10:53`` → the name of the Service, where objects came with the maps.
+        ``10.96.0.10:53``, or a node port, → the name of the Service, where objects came with the
+        maps.
+    emulated
+        Whether they are of the embedded lab.
     """
 
     path: str
@@ -59,6 +64,12 @@ class Maps:
     maps: tuple[NodeMap, ...] = ()
     doubts: tuple[str, ...] = ()
     services: Mapping[str, str] | None = None
+    emulated: bool = False
+
+    def service(self, place: str) -> str:
+        """The name of the Service at ``ADDRESS:PORT``, a node port included; empty: not known."""
+        known = self.services or {}
+        return known.get(place) or known.get(place.rpartition(":")[2], "")
 
     def frame(self, purpose: str) -> pd.DataFrame:
         """The entries of all maps of that purpose (``conntrack``, ``routes``, …), with ``node``."""
@@ -113,6 +124,11 @@ def opened(path: str, *, release: str = "", kind: str = "", node: str = "") -> M
     return _of_bundle(path, bundle.read(place), release, node)
 
 
+def notice(found: Maps) -> Sentences:
+    """What to mind before reading on."""
+    return Sentences((EMULATED,) if found.emulated else (), "notice")
+
+
 def headline(found: Maps) -> Sentences:
     """How many connections, services and routes each node has, and what stands out."""
     if not found.path:
@@ -149,7 +165,7 @@ def services(found: Maps, *, top: int = 10) -> Table:
             rows.append(
                 {
                     "service": row["service"],
-                    "name": (found.services or {}).get(place, ""),
+                    "name": found.service(place),
                     "node": each.node,
                     "connections": row["connections"],
                     "SYN-SENT": row["syn_sent"],
@@ -192,7 +208,7 @@ def frontends(found: Maps) -> Table:
         {
             "frontend": place,
             "protocol": frame["proto"].map({6: "tcp", 17: "udp", 132: "sctp"}).fillna("other"),
-            "name": [(found.services or {}).get(each, "") for each in place],
+            "name": [found.service(each) for each in place],
             "node": frame["node"],
             "backends": [
                 "drops" if blackhole else str(count)
@@ -256,7 +272,13 @@ def _of_bundle(path: str, evidence: Evidence, release: str, node: str) -> Maps:
     if evidence.pseudonyms:
         doubts.append("Names and addresses are pseudonyms.")
     return Maps(
-        path, evidence.taken_utc, known, tuple(maps), tuple(doubts), dict(_services(evidence))
+        path,
+        evidence.taken_utc,
+        known,
+        tuple(maps),
+        tuple(doubts),
+        dict(_services(evidence)),
+        _LAB in (item.text if (item := evidence.item("nodes")) else ""),
     )
 
 
@@ -297,6 +319,9 @@ def _services(evidence: Evidence) -> Iterator[tuple[str, str]]:
                 for port in spec.get("ports") or []:
                     name = f"{meta.get('namespace', '')}/{meta['name']}"
                     yield summaries.joined(address, port["port"]), name
+            for port in spec.get("ports") or []:
+                if port.get("nodePort"):
+                    yield str(port["nodePort"]), f"{meta.get('namespace', '')}/{meta['name']}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return
 

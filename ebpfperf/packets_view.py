@@ -25,7 +25,7 @@ from ebpfperf.tracelog.flows import side
 from ebpfperf.tracelog.packets import COLUMNS, packets_of
 from ebpfperf.tracelog.reading import Reading
 from ebpfperf.tracelog.stories import about, chapters, told
-from ebpfperf.tracelog.summaries import Summary
+from ebpfperf.tracelog.summaries import DISTORTED, Summary
 
 # Stories are put together packet by packet, and a table of more rows is read by nobody.
 MOST_TOLD, MOST_ROWS = 20_000, 200
@@ -112,6 +112,11 @@ def opened(path: str, *, release: str = "") -> Log:
     return Log(path, reading.release, whole, reading.lines, tuple(_doubts(summary, reading)))
 
 
+def notice(log: Log) -> Sentences:
+    """What to mind before reading on: that times in a debug log are distorted."""
+    return Sentences((DISTORTED,) if log.path else (), "notice")
+
+
 def headline(log: Log) -> Sentences:
     """What became of the packets, in a sentence or two."""
     if not log.path:
@@ -134,10 +139,11 @@ def headline(log: Log) -> Sentences:
 
 
 def validity(log: Log) -> Sentences:
-    """Whether to believe it: that times are distorted comes first."""
+    """Whether to believe it: what was lost, and what a sight is."""
     if not log.path:
         return Sentences(())
-    said = [*log.doubts, "A packet is seen at every hook that it passes: sights are not packets."]
+    said = [text for text in log.doubts if text != DISTORTED]
+    said += ["A packet is seen at every hook that it passes: sights are not packets."]
     if log.chosen:
         said.append(f"Only packets of {', '.join(log.chosen)} are shown.")
     return Sentences(tuple(said))
