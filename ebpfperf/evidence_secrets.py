@@ -19,7 +19,7 @@ TAKEN_OUT = "(taken out)"
 _WORD = rb"(?:passw(?:or)?d|passphrase|secret|token|api_?key|private_?key|credentials?)"
 _VALUE = rb"(?:\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^\s,;\"'&}{\]\[]+)"
 _NAMED = re.compile(
-    rb"(?i)([\w.-]*" + _WORD + rb"[\"']?\s*[=:]\s*)(" + _VALUE + rb")",
+    rb"(?i)(" + _WORD + rb"[\"']?\s*[=:]\s*)(" + _VALUE + rb")",
 )
 # Of an object's environment: {"name": "FELIX_…PASSWORD", "value": "…"}.
 _VARIABLE = re.compile(

@@ -26,6 +26,12 @@ LOG = ROOT / "examples" / "packets" / "debug.log"
 BUNDLE = ROOT / "examples" / "packets" / "bundle.tar.gz"
 
 
+def service() -> str:
+    """The ClusterIP of the one Service, and its port."""
+    (one,) = json.loads(bundle.read(BUNDLE).items["services", ""].text)
+    return f"{one['spec']['clusterIP']}:80"
+
+
 @pytest.fixture(scope="module")
 def seen() -> packets_view.Log:
     return packets_view.opened(str(LOG))
@@ -102,13 +108,13 @@ def test_tables_and_chart_say_the_same(seen: packets_view.Log) -> None:
 
 
 def test_a_story_follows_one_packet_to_the_other_node(seen: packets_view.Log) -> None:
-    told = packets_view.story(seen, address="198.18.244.42:80")
+    told = packets_view.story(seen, address=service())
     hooks = told.table.frame["hook"].tolist()
     assert hooks == [
         "cali0761ccbeace egress", "ens11 egress", "ens12 ingress", "cali9fb0db7f13e ingress",
     ]  # fmt: skip
     assert told.table.frame["on to"].tolist()[0] == "198.19.0.64:8080"
-    assert "198.18.244.42:80" in told.table.caption
+    assert service() in told.table.caption
     assert told.lines[0].startswith("Packet ")
     assert any("NAT: backend selected" in line for line in told.lines)
     assert "The log&#x27;s lines" in told._repr_html_() or "The log's lines" in told._repr_html_()
@@ -171,7 +177,7 @@ def test_headline_of_maps_has_the_share_that_waits(found: maps_view.Maps) -> Non
 def test_services_have_their_names(found: maps_view.Maps) -> None:
     (row,) = maps_view.services(found).frame.to_dict("records")
     assert (row["service"], row["name"], row["node"]) == (
-        "TCP 198.18.244.42:80", "default/web", "node-1",
+        f"TCP {service()}", "default/web", "node-1",
     )  # fmt: skip
     frame = maps_view.frontends(found).frame
     assert set(frame["name"]) == {"default/web"}

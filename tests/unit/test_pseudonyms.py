@@ -557,7 +557,15 @@ def faulty() -> Evidence:
     return changed(base, answers)
 
 
-@pytest.mark.parametrize("make", [healthy, with_names, faulty])
+def newest() -> Evidence:
+    return healthy("v3.32")
+
+
+def oldest() -> Evidence:
+    return healthy("v3.16")
+
+
+@pytest.mark.parametrize("make", [healthy, oldest, newest, with_names, faulty])
 def test_the_diagnosis_is_the_same_but_for_names(make: Any) -> None:
     evidence = make()
     other, given = pseudonymous(evidence, secret=SECRET)
