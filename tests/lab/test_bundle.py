@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from ebpfperf.cli import app
 from ebpfperf.commands import bundle as command
 from ebpfperf.diagnosis import from_json
 from ebpfperf.doctor import judge
+from ebpfperf.errors import KubeError
 from ebpfperf.evidence import Evidence
 from ebpfperf.evidence_sources import API_SOURCES, LOG, MAPS, NODE_SOURCES, SUPPORT_SOURCES
 from ebpfperf.kube import Kube
@@ -89,4 +91,19 @@ def test_a_bundle_with_pseudonyms_names_nothing_true(
     for item in evidence:
         whole += f"{item.node} {item.asked} {item.error}\n".encode()
     for name in true:
-        assert name.encode() not in whole
+        # As a word: a pod's pseudonym may well be calico-node-142ba.
+        found = re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])".encode(), whole)
+        assert found is None, whole[found.start() - 80 : found.end() + 80]
+
+
+def test_the_log_before_a_restart_is_asked_for(lab: Lab) -> None:
+    with closing(Kube.connect(str(lab.kubeconfig))) as kube:
+        pod = kube.calico_node_pod(lab.nodes[0].name)
+        assert pod is not None
+        meta = pod["metadata"]
+        # The lab has one log only, and gives that.
+        text = kube.logs(meta["namespace"], meta["name"], tail_lines=1, previous=True)
+        assert "felix/" in text
+        assert text.count("\n") == 1
+        with pytest.raises(KubeError, match="earlier log"):
+            kube.logs(meta["namespace"], "none", previous=True)

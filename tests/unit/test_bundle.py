@@ -11,22 +11,23 @@ import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from evidence_made import changed, healthy
 from typer.testing import CliRunner
 
-from ebpfperf import bundle, map_answers
+from ebpfperf import bundle, gathering, map_answers
 from ebpfperf.cli import app
 from ebpfperf.commands.bundle import _say
 from ebpfperf.diagnosis import from_json
 from ebpfperf.doctor import judge
-from ebpfperf.errors import InputError
+from ebpfperf.errors import InputError, KubeError
 from ebpfperf.evidence import Evidence, Item
 from ebpfperf.evidence_secrets import TAKEN_OUT, without
-from ebpfperf.evidence_sources import MAPS
+from ebpfperf.evidence_sources import LOG_BEFORE, MAPS
 from ebpfperf.gathering import entries_of_each
+from ebpfperf.kube import Kube
 
 UNREADABLE = "Connection refused"
 
@@ -358,3 +359,42 @@ def test_the_more_nodes_the_fewer_entries_of_each() -> None:
     assert entries_of_each(0) == entries_of_each(1) == 600_000
     assert [entries_of_each(nodes) * nodes for nodes in (10, 100)] == [3_000_000, 3_000_000]
     assert entries_of_each(5000) == 20_000
+
+
+class Restarted:
+    """An API whose calico-node was restarted so many times; None: there is no such pod."""
+
+    def __init__(self, restarts: int | None, error: KubeError | None = None) -> None:
+        self.restarts, self.error = restarts, error
+        self.asked: list[Any] = []
+
+    def calico_node_pod(self, node: str) -> dict[str, Any] | None:
+        if self.restarts is None:
+            return None
+        statuses = [{"name": "calico-node", "restartCount": self.restarts}]
+        return {
+            "metadata": {"namespace": "calico-system", "name": "calico-node-x"},
+            "status": {"containerStatuses": statuses},
+        }
+
+    def logs(self, *given: Any, **named: Any) -> str:
+        self.asked.append((given, named))
+        if self.error:
+            raise self.error
+        return "panic: before\n"
+
+
+def test_the_log_before_a_restart_is_kept_where_there_was_one() -> None:
+    api = Restarted(2)
+    (item,) = gathering._log_before(cast(Kube, api), "node-1")
+    assert (item.source, item.node, item.content) == (LOG_BEFORE, "node-1", b"panic: before\n")
+    assert "--previous -n calico-system calico-node-x -c calico-node" in item.asked
+    ((given, named),) = api.asked
+    assert given == ("calico-system", "calico-node-x")
+    assert named["previous"] is True
+    assert named["container"] == "calico-node"
+    for restarts in (0, None):
+        assert gathering._log_before(cast(Kube, Restarted(restarts)), "node-1") == []
+    refused = Restarted(1, KubeError("It is gone."))
+    (item,) = gathering._log_before(cast(Kube, refused), "node-1")
+    assert (item.content, item.error) == (b"", "It is gone.")
