@@ -198,10 +198,12 @@ def _trimmed(found: Object) -> Object:
     if annotations := meta.get("annotations"):
         meta["annotations"] = {k: v for k, v in annotations.items() if k != _APPLIED}
     kept = {**found, "metadata": meta}
+    status = found.get("status") or {}
+    if "images" in status:  # of a Node: every image that it ever pulled
+        kept["status"] = {key: value for key, value in status.items() if key != "images"}
     spec = found.get("spec") or {}
     if "containers" in spec:
         kept["spec"] = _pod_spec(spec)
-        status = found.get("status") or {}
         kept["status"] = {key: status[key] for key in _POD_STATUS if key in status}
     elif "template" in spec:
         inside = _pod_spec((spec["template"] or {}).get("spec") or {})

@@ -14,6 +14,7 @@ from ebpfperf.doctor import kernel_counts, values
 from ebpfperf.doctor.case import Case, Missing, unknown
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.doctor.kernel_counts import SQUEEZED_PER_S
+from ebpfperf.doctor.vxlan_device import VXLAN_DEVICE
 from ebpfperf.doctor.where_on import where_on
 from ebpfperf.drop_differences import UNCOUNTED, Source, between
 from ebpfperf.evidence_sources import COUNTS, LATER, MAPS
@@ -26,6 +27,8 @@ ENFORCE = "bpfEnforceRPF"
 STATISTICS = "statistics"
 FEW_SYN_SENT = 5
 """Fewer connections than this that wait for an answer say nothing about servers."""
+MULTICASTS_PER_S = 5.0
+"""So many packets of its own a second and fewer are dropped by an overlay's device that is well."""
 MOST = 8
 
 
@@ -142,7 +145,7 @@ def kernel(case: Case, node: str) -> Iterator[Outcome]:
     seconds = case.evidence.seconds
     grown = kernel_counts.grown(before, after)
     for each in grown:
-        if each.what == kernel_counts.SQUEEZED and each.count <= SQUEEZED_PER_S * seconds:
+        if _common(each, seconds):
             continue
         yield Outcome(
             Verdict.WARN,
@@ -154,15 +157,28 @@ def kernel(case: Case, node: str) -> Iterator[Outcome]:
         )
     if not after:
         yield unknown("The kernel's counts cannot be read.", case.show(STATISTICS + LATER, node))
-    elif all(each.what == kernel_counts.SQUEEZED and each.count <= SQUEEZED_PER_S * seconds
-             for each in grown):  # fmt: skip
-        line = f"{len(after)} counters, none of which grew" if not grown else "time squeezed: few"
+    elif all(_common(each, seconds) for each in grown):
+        few = ", ".join(f"{each.device} {each.what} +{each.count}".strip() for each in grown)
+        line = f"few, and common: {few}" if grown else f"{len(after)} counters, none of which grew"
         yield Outcome(
             Verdict.OK,
             f"The kernel dropped nothing outside the programs in {seconds:.1f} s "
             f"({len(after)} counters).",
             (case.show(STATISTICS + LATER, node, line),),
         )
+
+
+def _common(grown: kernel_counts.Grown, seconds: float) -> bool:
+    """Whether so few of these are seen on nodes that are well.
+
+    The kernel gives a device addresses and asks for routers there; a VXLAN device that knows its
+    peers one by one has nowhere to send such multicast, and counts it as dropped.
+    """
+    if grown.what == kernel_counts.SQUEEZED:
+        return grown.count <= SQUEEZED_PER_S * seconds
+    return (grown.device, grown.what) == (VXLAN_DEVICE, "tx dropped") and (
+        grown.count <= MULTICASTS_PER_S * max(seconds, 1.0)
+    )
 
 
 @where_on
@@ -248,8 +264,8 @@ CHECKS: tuple[Check, ...] = (
         "Packets get lost although no program drops them.",
         (STATISTICS,),
         "Any growth of a device's drops or errors, of softnet's drops or of a drop counter of IP, "
-        f"UDP or TCP is WARN; more than {SQUEEZED_PER_S:g} time squeezes a second, too. Counters "
-        "of ethtool -S are not read.",
+        f"UDP or TCP is WARN; of time squeezes more than {SQUEEZED_PER_S:g} a second, of what "
+        f"{VXLAN_DEVICE} drops while sending more than {MULTICASTS_PER_S:g}. ethtool -S is not read.",
         "the kernel's Documentation/networking/snmp_counter.rst and statistics.rst",
         of_node=kernel,
         ebpf=False,

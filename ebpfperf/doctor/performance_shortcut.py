@@ -10,6 +10,7 @@ from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
 from ebpfperf.doctor.performance_flags import not_wanted, shortcut_wanted
 from ebpfperf.doctor.performance_overlay import pod_prefixes
+from ebpfperf.doctor.where_on import where_on
 from ebpfperf.drop_counts import NodeCounts
 from ebpfperf.evidence_sources import COUNTS, LATER
 
@@ -26,6 +27,7 @@ _HOW = (
 )
 
 
+@where_on
 def active(case: Case, node: str) -> Iterator[Outcome]:
     """Whether the FIB short-cut that settings and release promise is there."""
     if not shortcut_wanted(case, node):

@@ -35,6 +35,28 @@ def ports_later(case: Case) -> tuple[Service, ...] | None:
         return None
 
 
+def changing(case: Case) -> frozenset[str]:
+    """``namespace/name`` of Services whose EndpointSlices differ between the two readings.
+
+    Felix writes what changed within bpfKubeProxyMinSyncPeriod: its maps may hold either.
+    """
+    try:
+        first, later = (_generations(case.slices(later=late)) for late in (False, True))
+    except Missing:
+        return frozenset()
+    return frozenset(name for name in {*first, *later} if first.get(name) != later.get(name))
+
+
+def _generations(slices: Iterable[Object]) -> dict[str, set[tuple[str, int]]]:
+    found: dict[str, set[tuple[str, int]]] = {}
+    for each in slices:
+        meta = each["metadata"]
+        name = f"{meta.get('namespace')}/{(meta.get('labels') or {}).get(SERVICE_LABEL)}"
+        told = str(meta.get("uid") or meta["name"]), int(meta.get("generation") or 0)
+        found.setdefault(name, set()).add(told)
+    return found
+
+
 def _ports(services: Iterable[Object], slices: Iterable[Object]) -> tuple[Service, ...]:
     own: dict[tuple[Any, Any], list[Object]] = {}
     for each in slices:

@@ -242,6 +242,23 @@ def test_b2_no_ready_endpoint_is_warn_and_a_change_meanwhile_is_nothing() -> Non
     assert verdicts(meanwhile, "B2") == dict.fromkeys(NODES, "OK")
 
 
+def _again(found: list[Any]) -> None:
+    for each in found:
+        each["metadata"]["generation"] = int(each["metadata"]["generation"]) + 2
+
+
+def test_b2_endpoints_that_change_are_not_held_against_the_maps_but_frontends_are() -> None:
+    """They are as they were at both readings, and were others in between."""
+    moved = {("endpointslices/later", ""): objects(base(), "endpointslices", _again)}
+    lacking = with_map(base(), "node-1", "cali_v4_nat_be", lambda found: found.pop())
+    assert verdicts(lacking, "B2")["node-1"] == "FAIL"
+    assert verdicts(changed(lacking, moved), "B2")["node-1"] == "OK"
+    found = one(changed(lacking, moved), "B2")
+    assert "endpoints changed meanwhile, so not held against them: 1" in found.shown[0].excerpt
+    gone = with_map(base(), "node-1", "cali_v4_nat_fe", lambda found: found.clear())
+    assert verdicts(changed(gone, moved), "B2")["node-1"] == "FAIL"
+
+
 def test_b2_many_problems_are_capped_with_their_number() -> None:
     def many(found: list[Any]) -> None:
         web = next(each for each in found if each["metadata"]["name"] == "web")
