@@ -158,7 +158,7 @@ def checks(found: Diagnosis) -> Table:
 
 def repeat(found: Diagnosis, file: str | Path = "") -> Commands:
     """The commands that look again: the same checks, and the first that is wrong in detail."""
-    counting = f" --for {found.seconds:.0f}" if found.seconds >= 1 else ""
+    counting = f" --for {found.seconds:.0f}s" if found.seconds >= 1 else ""
     bad = grouped(found)
     lines = [f"ebpfperf doctor{counting} --report doctor.html"]
     if bad:

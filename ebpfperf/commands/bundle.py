@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebpfperf import printing
+from ebpfperf.commands import times
+from ebpfperf.commands.gathered import FOR, LONGEST_S, For, Probes
 from ebpfperf.commands.options import Context, Kubeconfig, SshConfig
 from ebpfperf.errors import InputError
 
 if TYPE_CHECKING:
     from ebpfperf.evidence import Evidence
 
-FOR_S = 5.0
 PARTIAL = 1
 _NAMED = 20
 
@@ -26,10 +27,8 @@ def bundle(
     node: Annotated[
         list[str] | None, typer.Option(help="A node, also repeatedly; else all.", metavar="NODE")
     ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option("--for", min=0.0, help="How long is counted, seconds.", metavar="SECONDS"),
-    ] = FOR_S,
+    duration: For = FOR,
+    probes: Probes = True,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -60,6 +59,7 @@ def bundle(
     from ebpfperf.reach import connect, node_names
 
     path = output or Path(f"ebpfperf-bundle-{gathering.now_utc().replace(':', '')}.tar.gz")
+    seconds = times.seconds(duration, "--for", most_s=LONGEST_S, nought=True)
     if names is not None and not pseudonyms:
         raise InputError("--names has nothing to write.", "Give --pseudonyms as well.")
     for place in (path, names):
@@ -75,6 +75,7 @@ def bundle(
             ssh_config=config,
             seconds=seconds,
             maps=maps,
+            probes=probes,
             support=True,
             most_entries=gathering.entries_of_each(len(chosen)),
             say=lambda text: printing.remark(f"{text} …"),

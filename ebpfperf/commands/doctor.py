@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebpfperf import printing
+from ebpfperf.commands import times
+from ebpfperf.commands.gathered import FOR, LONGEST_S, For, Probes
 from ebpfperf.commands.options import Context, Json, Kubeconfig, SshConfig
 from ebpfperf.errors import InputError
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ebpfperf.doctor.declaration import Check
     from ebpfperf.evidence import Evidence
 
-FOR_S = 5.0
+TRAFFIC_S = 60.0
 
 
 def doctor(
@@ -34,19 +36,15 @@ def doctor(
             help="A check by id or name, also repeatedly, in detail; else all.", metavar="CHECK"
         ),
     ] = None,
-    seconds: Annotated[
-        float, typer.Option("--for", help="How long is counted, seconds.", metavar="SECONDS")
-    ] = FOR_S,
-    traffic_s: Annotated[
-        float,
+    duration: For = FOR,
+    traffic: Annotated[
+        str | None,
         typer.Option(
-            "--traffic",
-            help="Also send as much as goes between two nodes, twice so long (check E5).",
-            metavar="SECONDS",
-            min=0,
-            max=60,
+            help="Also send as much as goes between two nodes, twice so long, such as 5s (E5).",
+            metavar="TIME",
         ),
-    ] = 0.0,
+    ] = None,
+    probes: Probes = True,
     campaign: Annotated[
         Path | None,
         typer.Option(help="A campaign that measured pods and hosts (check E6).", metavar="DIR"),
@@ -97,6 +95,8 @@ def doctor(
     if release is not None:
         raise InputError("--release goes with --list.", "A cluster says its release itself.")
     _writable(output, report)
+    seconds = times.seconds(duration, "--for", most_s=LONGEST_S, nought=True)
+    traffic_s = times.seconds(traffic, "--traffic", most_s=TRAFFIC_S) if traffic else 0.0
     if from_file is not None and traffic_s:
         raise InputError("--traffic and --bundle exclude each other.", "Leave one of them out.")
     if from_file is not None:
@@ -113,6 +113,7 @@ def doctor(
                     ssh_config=config,
                     seconds=seconds,
                     traffic_s=traffic_s,
+                    probes=probes,
                     say=say,
                 )
         finally:

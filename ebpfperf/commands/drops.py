@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebpfperf import printing
+from ebpfperf.commands import times
 from ebpfperf.commands.options import Context, Json, Kubeconfig, SshConfig
 from ebpfperf.commands.remarks import grouped
 from ebpfperf.errors import InputError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ebpfperf.drop_causes import Causes as Logged
     from ebpfperf.drop_differences import Drop, NodeDrops
 
-FOR = "10s"
+FOR, LONGEST_S = "10s", 86_400.0
 _COLUMNS = ("node", "device", "hook", "whose packets", "reason", "packets", "per second",
             "% of packets there", "counted by")  # fmt: skip
 _NUMBERS = ("packets", "per second", "% of packets there")
@@ -57,8 +58,8 @@ def drops(
     costs much, until bpfLogLevel is put back (after kill -9: ebpfperf restore runs/log-level).
     With --watch and --json each interval is one line.
     """
-    seconds = _seconds(duration, "--for")
-    log_s = None if log_for is None else _seconds(log_for, "--log-for")
+    seconds = times.seconds(duration, "--for", most_s=LONGEST_S)
+    log_s = None if log_for is None else times.seconds(log_for, "--log-for", most_s=LONGEST_S)
     if watch and log_s is not None:
         raise InputError("--watch and --log-for exclude each other.", "Leave one of them out.")
     from ebpfperf.drop_reading import Watched
@@ -95,18 +96,6 @@ def drops(
         except KeyboardInterrupt:
             if not watch:
                 raise
-
-
-def _seconds(text: str, option: str) -> float:
-    from ebpfperf.calico.durations import go_duration_s
-
-    try:
-        seconds = float(text) if text.replace(".", "", 1).isdigit() else go_duration_s(text)
-    except ValueError as error:
-        raise InputError(f"{option} {text} is not {error}.", "Write for example 10s.") from error
-    if seconds <= 0:
-        raise InputError(f"{option} {text} leaves no time.", "Write for example 10s.")
-    return seconds
 
 
 def _document(found: Sequence[NodeDrops], lost: Mapping[str, str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from ebpfperf import printing
+from ebpfperf.commands import times
 from ebpfperf.commands.options import Context, Json, Kubeconfig, SshConfig
 from ebpfperf.errors import InputError
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Read the debug log of Calico's eBPF programs (bpfLogLevel).", no_args_is_help=True
 )
-_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?", re.ASCII)
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _LONGEST_S = 600.0
 _STORIES = 5
 _MOST_PACKETS = 20_000
@@ -100,7 +98,7 @@ def capture(
     from ebpfperf.trace_capture import file_part, level_sentences, older_bytes, unpacked
     from ebpfperf.trace_nodes import opened, seen
 
-    for_s = _seconds(for_)
+    for_s = times.seconds(for_, "--for", most_s=_LONGEST_S)
     base = out or Path(f"trace-{datetime.now(UTC):%Y%m%d-%H%M%S}.log")
     _may_write(base)
     cluster = seen(kubeconfig, context, names=node)
@@ -151,16 +149,6 @@ def _older(older_bytes: int | None) -> str:
         f"The first {older_bytes} bytes were in the kernel's buffer before: they are in the file, "
         "and not counted here."
     )
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    found = float(match[1]) * _UNIT_S[match[2]] if match else 0.0
-    if not 0 < found <= _LONGEST_S:
-        raise InputError(
-            f"--for {text} is no time up to {_LONGEST_S:.0f} s.", "Write it as in 5s or 500ms."
-        )
-    return found
 
 
 def _may_write(path: Path) -> None:

@@ -265,7 +265,7 @@ CHECKS: tuple[Check, ...] = (
         (STATISTICS,),
         "Any growth of a device's drops or errors, of softnet's drops or of a drop counter of IP, "
         f"UDP or TCP is WARN; of time squeezes more than {SQUEEZED_PER_S:g} a second, of what "
-        f"{VXLAN_DEVICE} drops while sending more than {MULTICASTS_PER_S:g}. ethtool -S is not read.",
+        f"{VXLAN_DEVICE} drops while sending more than {MULTICASTS_PER_S:g}. Not read: ethtool -S.",
         "the kernel's Documentation/networking/snmp_counter.rst and statistics.rst",
         of_node=kernel,
         ebpf=False,

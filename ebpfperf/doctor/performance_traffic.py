@@ -28,7 +28,7 @@ _CLOUDS = (
     ("Alibaba Cloud", "Alibaba Cloud"), ("DigitalOcean", "DigitalOcean"), ("Hetzner", "Hetzner"),
     ("OpenStack", "OpenStack"), ("VMware", "VMware"), ("QEMU", "QEMU"),
 )  # fmt: skip
-_ASK = "not asked: ebpfperf doctor --traffic 5 sends traffic between two nodes for some seconds"
+_ASK = "not asked: ebpfperf doctor --traffic 5s sends traffic between two nodes for some seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def _judged(one: Run, many: Run, *, provider: str, link: float | None) -> tuple[
     return (
         Verdict.UNKNOWN,
         f"what limits it does not show: {why}",
-        "Ask again while the nodes are idle, with more seconds: ebpfperf doctor --traffic 10.",
+        "Ask again while the nodes are idle, with more seconds: ebpfperf doctor --traffic 10s.",
     )
 
 

@@ -114,7 +114,7 @@ def test_of_many_nodes_the_worst_are_shown_and_the_rest_is_counted() -> None:
 
 def test_how_to_look_again_names_what_is_wrong() -> None:
     assert shown.repeat(FOUND, "d.json").lines == (
-        "ebpfperf doctor --for 5 --report doctor.html",
+        "ebpfperf doctor --for 5s --report doctor.html",
         "ebpfperf doctor --check X1 --node node-2",
         "ebpfperf.diagnosing.opened('d.json')  # in Python",
     )

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from ebpfperf.calico.counters import CAPTIONS, DROPS
 from ebpfperf.calico.maps import counters_of
 from ebpfperf.cli import app
-from ebpfperf.commands.drops import _seconds
 from ebpfperf.drop_counts import NodeCounts, parse
 from ebpfperf.drop_differences import NONE, UNCOUNTED, Drop, NodeDrops, Source, between, way
 from ebpfperf.errors import InputError
@@ -231,17 +230,6 @@ def test_the_newest_map_counts_and_one_that_cannot_be_read_is_said() -> None:
 )
 def test_hooks_are_the_devices_and_say_whose_packets(device: str, hook: str, said: str) -> None:
     assert way(device, hook) == said
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("10s", 10), ("1m30s", 90), ("2", 2), ("0.5", 0.5)])
-def test_times_are_read(text: str, seconds: float) -> None:
-    assert _seconds(text, "--for") == seconds
-
-
-@pytest.mark.parametrize("text", ["0s", "-1s", "ten", ""])
-def test_no_time_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--for"):
-        _seconds(text, "--for")
 
 
 def test_no_cluster_is_an_input_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_what_is_refused_is_said_in_a_sentence(argv: list[str], words: str) -> N
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--for", "soon"], "--for soon is no time"),
+        (["--for", "soon"], "--for soon is not a duration"),
         (["--for", "0s"], "--for 0s is no time"),
         (["--for", "11m"], "--for 11m is no time"),
         (["--out", str(LOG)], "exists already"),
