@@ -6,51 +6,43 @@ underlay send a few datagrams between nodes.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from ebpfperf import conditions, drop_reading, map_reading, reach, traffic_probe, underlay_probe
-from ebpfperf.errors import EbpfperfError, KubeError, NodeError
-from ebpfperf.evidence import API, Evidence, Item
+from ebpfperf import (
+    conditions,
+    drop_reading,
+    gathering_api,
+    map_reading,
+    reach,
+    traffic_probe,
+    underlay_probe,
+)
+from ebpfperf.errors import EbpfperfError, NodeError
+from ebpfperf.evidence import Evidence, Item
 from ebpfperf.evidence_sources import (
     API_SOURCES,
     COUNTS,
     LATER,
     LOG,
-    LOG_BEFORE,
     MACHINE,
     MAP_KINDS,
     MAPS,
     NODE_SOURCES,
     SUPPORT_SOURCES,
-    ApiSource,
     NodeSource,
 )
+from ebpfperf.gathering_api import now_utc
 from ebpfperf.kube import Kube
-from ebpfperf.kube_objects import Object, internal_ip
 from ebpfperf.reach import AT_ONCE
 from ebpfperf.remote import Node
 
 TIMEOUT_S = 20.0
-LOG_LINES = 4_000
 # A node's conntrack map has room for 512 000 connections where nobody changed that.
 _MOST_OF_A_NODE, _MOST_OF_ALL, _FEWEST_ENTRIES = 600_000, 3_000_000, 20_000
-_CLUSTER_WIDE = ("ClusterInformation", "FelixConfiguration", "IPPool", "Installation", "Node")
-_SERVICES_ENDPOINT = "kubernetes-services-endpoint"
-# What of an object nobody judges, and may be large or private.
-_METADATA = ("managedFields", "ownerReferences", "finalizers", "selfLink")
-_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_POD_SPEC = ("nodeName", "hostNetwork", "containers")
-_POD_STATUS = ("phase", "podIP", "podIPs", "conditions")
-_CONTAINER = ("name", "image", "env", "envFrom")
-# Variables of calico-node that decide on something here; others may be secrets.
-_VARIABLES = ("FELIX_", "IP", "CALICO_", "NODENAME", "KUBERNETES_SERVICE_")
 
 
 def gather(
@@ -101,14 +93,15 @@ def gather(
     begun = now_utc()
     say("asking the API")
     asked = [source for source in API_SOURCES if only is None or source.name in only]
-    items = [_list(kube, source) for source in asked]
+    items = [gathering_api.listed(kube, source) for source in asked]
+    release = gathering_api.release_of(kube, items)
+    others = gathering_api.windows(items)
+    asked_of = [name for name in names if name not in others]
     if only is None or LOG in only:
-        items += [_log(kube, name) for name in names]
-    if support:
-        items += [item for name in names for item in _log_before(kube, name)]
-    say(f"asking {len(names)} nodes")
+        items += gathering_api.logs(kube, asked_of, before=support)
+    say(f"asking {len(asked_of)} nodes")
     nodes, refused = (
-        reach.log_in(names, ssh_config=ssh_config) if connected is None else (connected, {})
+        reach.log_in(asked_of, ssh_config=ssh_config) if connected is None else (connected, {})
     )
     try:
         with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(nodes) or 1)) as pool:
@@ -116,7 +109,7 @@ def gather(
             for found in pool.map(lambda node: _first(node, only), nodes.values()):
                 items += found
             if only is None or MACHINE in only:
-                known = _addresses(items)
+                known = gathering_api.addresses_of(items)
                 items += pool.map(lambda node: _machine(node, known), nodes.values())
             if maps:
                 items += pool.map(lambda node: _maps(node, most_entries), nodes.values())
@@ -130,15 +123,21 @@ def gather(
                 passed_s = time.monotonic() - begun_at
                 for found in pool.map(_later, nodes.values()):
                     items += found
-                items += [_list(kube, each, LATER) for each in API_SOURCES if each.twice]
+                items += [
+                    gathering_api.listed(kube, each, LATER) for each in API_SOURCES if each.twice
+                ]
             # Last: what was counted before is without what follows.
             if probes and only is None:
                 say("trying the underlay")
-                items += underlay_probe.measure(nodes, _so_far(items, names, kube.release() or ""))
+                items += underlay_probe.measure(nodes, _so_far(items, names, release))
             if traffic_s:
                 items.append(
                     traffic_probe.measure(
-                        nodes, _addresses(items), seconds=traffic_s, taken_utc=now_utc(), say=say
+                        nodes,
+                        gathering_api.addresses_of(items),
+                        seconds=traffic_s,
+                        taken_utc=now_utc(),
+                        say=say,
                     )
                 )
     finally:
@@ -147,7 +146,7 @@ def gather(
     return Evidence.of(
         items,
         nodes=names,
-        release=kube.release() or "",
+        release=release,
         taken_utc=begun,
         seconds=passed_s,
         lost={name: error.what for name, error in refused.items()},
@@ -161,118 +160,6 @@ def _so_far(items: Iterable[Item], names: Sequence[str], release: str) -> Eviden
 def entries_of_each(nodes: int) -> int:
     """How many entries of each map are read of so many nodes, for an archive of bounded size."""
     return max(_FEWEST_ENTRIES, min(_MOST_OF_A_NODE, _MOST_OF_ALL // max(nodes, 1)))
-
-
-def now_utc() -> str:
-    """The time, ``2026-01-31T09:05:33Z``."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-# ------------------------------------------------------------------------------------ API
-
-
-def _list(kube: Kube, source: ApiSource, ending: str = "") -> Item:
-    taken = now_utc()
-    name = source.name + ending
-    try:
-        if source.kind in _CLUSTER_WIDE:
-            found = kube.cluster_wide(source.kind)
-        elif source.kind == "ConfigMap":
-            found = kube.everywhere(source.kind, named=_SERVICES_ENDPOINT)
-        else:
-            found = kube.everywhere(source.kind)
-    except KubeError as error:
-        if error.fields.get("status") == 404:
-            # A kind that the cluster does not have: none of it is there.
-            return Item(name, API, source.asked, taken, b"[]")
-        if "status" not in error.fields:
-            raise
-        return Item(name, API, source.asked, taken, error=error.what)
-    content = json.dumps([_trimmed(each) for each in found], separators=(",", ":")).encode()
-    return Item(name, API, source.asked, taken, content)
-
-
-def _trimmed(found: Object) -> Object:
-    """An object without what nobody judges: of pods, what they are and where."""
-    meta = {key: value for key, value in found["metadata"].items() if key not in _METADATA}
-    if annotations := meta.get("annotations"):
-        meta["annotations"] = {k: v for k, v in annotations.items() if k != _APPLIED}
-    kept = {**found, "metadata": meta}
-    status = found.get("status") or {}
-    if "images" in status:  # of a Node: every image that it ever pulled
-        kept["status"] = {key: value for key, value in status.items() if key != "images"}
-    spec = found.get("spec") or {}
-    if "containers" in spec:
-        kept["spec"] = _pod_spec(spec)
-        kept["status"] = {key: status[key] for key in _POD_STATUS if key in status}
-    elif "template" in spec:
-        inside = _pod_spec((spec["template"] or {}).get("spec") or {})
-        kept["spec"] = {**spec, "template": {**spec["template"], "spec": inside}}
-    return kept
-
-
-def _pod_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: spec[key] for key in _POD_SPEC if key in spec}
-    if "nodeSelector" in spec:
-        kept["nodeSelector"] = spec["nodeSelector"]
-    containers = []
-    for each in spec.get("containers") or []:
-        own = {key: each[key] for key in _CONTAINER if key in each}
-        if "env" in own:
-            own["env"] = [
-                one for one in own["env"] or [] if str(one.get("name")).startswith(_VARIABLES)
-            ]
-        containers.append(own)
-    return {**kept, "containers": containers}
-
-
-def _log(kube: Kube, name: str) -> Item:
-    taken, asked = now_utc(), f"kubectl logs (calico-node of {name}) --tail={LOG_LINES}"
-    try:
-        pod = kube.calico_node_pod(name)
-        if pod is None:
-            return Item(LOG, name, asked, taken, error="there is no calico-node pod on it")
-        meta = pod["metadata"]
-        asked = f"kubectl logs -n {meta['namespace']} {meta['name']} --tail={LOG_LINES}"
-        containers = [str(c.get("name")) for c in pod.get("spec", {}).get("containers") or []]
-        text = kube.logs(
-            meta["namespace"],
-            meta["name"],
-            tail_lines=LOG_LINES,
-            container="calico-node" if "calico-node" in containers else None,
-        )
-    except KubeError as error:
-        return Item(LOG, name, asked, taken, error=error.what)
-    return Item(LOG, name, asked, taken, text.encode())
-
-
-def _log_before(kube: Kube, name: str) -> list[Item]:
-    """The log of the calico-node before this one, where it was restarted."""
-    taken, asked = now_utc(), f"kubectl logs --previous (calico-node of {name})"
-    try:
-        pod = kube.calico_node_pod(name) or {}
-        restarted = [
-            str(each.get("name"))
-            for each in (pod.get("status") or {}).get("containerStatuses") or []
-            if each.get("restartCount") and each.get("name") == "calico-node"
-        ]
-        if not restarted:
-            return []
-        meta = pod["metadata"]
-        asked = (
-            f"kubectl logs --previous -n {meta['namespace']} {meta['name']} -c {restarted[0]} "
-            f"--tail={LOG_LINES}"
-        )
-        text = kube.logs(
-            meta["namespace"],
-            meta["name"],
-            tail_lines=LOG_LINES,
-            container=restarted[0],
-            previous=True,
-        )
-    except KubeError as error:
-        return [Item(LOG_BEFORE, name, asked, taken, error=error.what)]
-    return [Item(LOG_BEFORE, name, asked, taken, text.encode())]
 
 
 # ---------------------------------------------------------------------------------- nodes
@@ -320,14 +207,6 @@ def _counts(node: Node, ending: str) -> Item:
 
 def _support(node: Node) -> list[Item]:
     return [_command(node, source, "") for source in SUPPORT_SOURCES]
-
-
-def _addresses(items: Iterable[Item]) -> dict[str, str]:
-    """Node → its first IPv4 InternalIP, from the list of nodes as it was gathered."""
-    listed = next((i for i in items if i.source == "nodes" and not i.error), None)
-    objects = json.loads(listed.content) if listed is not None else []
-    found = {str(each["metadata"]["name"]): internal_ip(each) for each in objects}
-    return {name: address for name, address in found.items() if address is not None}
 
 
 def _machine(node: Node, addresses: Mapping[str, str]) -> Item:

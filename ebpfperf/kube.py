@@ -41,6 +41,10 @@ CALICO_KINDS = {
 CALICO_NODE_NAMESPACES = ("kube-system", "calico-system")
 TIMEOUT_S = 10.0
 POLL_S = 0.1
+# Of a list that is read in parts: so many objects come in one answer.
+_PART = 500
+_FORBIDDEN = 403
+Kept = Callable[[Any], Object]
 
 # Retries are for whoever configures logging, not for the terminal of a notebook.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -184,14 +188,17 @@ class Kube:
         labels = {"kubernetes.io/service-name": service}
         return self._list("EndpointSlice", namespace=namespace, labels=labels)
 
-    def everywhere(self, kind: str, *, named: str | None = None) -> list[Object]:
-        """All objects of a kind in every namespace, by name; or those of one name."""
-        fields = {"metadata.name": named} if named else None
-        return self._list(kind, namespace="*", fields=fields)
+    def everywhere(self, kind: str, *, named: str | None = None, kept: Kept = dict) -> list[Object]:
+        """All objects of a kind in every namespace, by name; or those of one name.
 
-    def cluster_wide(self, kind: str) -> list[Object]:
-        """All objects of a kind that has no namespaces, by name."""
-        return self._list(kind)
+        ``kept`` makes of each what is kept of it, before the next is read.
+        """
+        fields = {"metadata.name": named} if named else None
+        return self._list(kind, namespace="*", fields=fields, kept=kept)
+
+    def cluster_wide(self, kind: str, *, kept: Kept = dict) -> list[Object]:
+        """All objects of a kind that has no namespaces, by name; ``kept`` as above."""
+        return self._list(kind, kept=kept)
 
     def cluster_uid(self) -> str | None:
         """An identity that survives everything but a new cluster: the uid of kube-system."""
@@ -201,14 +208,21 @@ class Kube:
     def calico_node_pod(self, node: str) -> Object | None:
         """The calico-node pod of a node, or None (its newest, where one is just ending)."""
         for namespace in CALICO_NODE_NAMESPACES:
-            pods = [
-                pod
-                for pod in self.pods(namespace, {"k8s-app": "calico-node"})
-                if pod.get("spec", {}).get("nodeName") == node
-            ]
-            if pods:
-                return max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))
+            if (pod := self._calico_node_pods(namespace).get(node)) is not None:
+                return pod
         return None
+
+    def calico_node_pods(self) -> dict[str, Object]:
+        """Node → its calico-node pod (its newest, where one is just ending)."""
+        found: dict[str, Object] = {}
+        for namespace in reversed(CALICO_NODE_NAMESPACES):
+            found |= self._calico_node_pods(namespace)
+        return found
+
+    def _calico_node_pods(self, namespace: str) -> dict[str, Object]:
+        pods = self.pods(namespace, {"k8s-app": "calico-node"})
+        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        return {str(pod.get("spec", {}).get("nodeName")): pod for pod in pods}
 
     def logs(
         self,
@@ -310,19 +324,24 @@ class Kube:
     def _group(self) -> tuple[str, str]:
         """The group that serves Calico's kinds: its API server or native v3, else the CRDs."""
         if self._calico_group is None:
+            refused: KubeError | None = None
             for group, version in CALICO_GROUPS:
                 self._classes["IPPool"] = _calico_class(group, version, "IPPool")
                 try:
                     self.ippools()
                 except KubeError as error:
-                    # 503: the aggregated API is registered but its server is down.
-                    if error.fields.get("status") not in (404, 503):
+                    # 503: the aggregated API is registered but its server is down. Who may not
+                    # read a group is told so (403) even where the cluster does not have it.
+                    if error.fields.get("status") not in (403, 404, 503):
                         raise
+                    refused = refused or (error if error.fields["status"] == 403 else None)
                     continue
                 self._calico_group = (group, version)
                 break
             else:
                 del self._classes["IPPool"]
+                if refused is not None:
+                    raise refused
                 raise KubeError(
                     f"The API at {self.server} serves no Calico resources.",
                     "Is this a Calico cluster? Check the kubeconfig and its context.",
@@ -338,13 +357,19 @@ class Kube:
         namespace: str = "",
         labels: Mapping[str, str] | None = None,
         fields: Mapping[str, str] | None = None,
+        kept: Kept = dict,
     ) -> list[Object]:
         selector: Any = {"labels": dict(labels)} if labels else {}
         selector |= {"fields": dict(fields)} if fields else {}
         cls = self._class(kind)
         found = self._read(
             f"list {kind}",
-            lambda: [dict(o) for o in self._client.list(cls, **_scope(namespace), **selector)],
+            lambda: [
+                kept(found)
+                for found in self._client.list(
+                    cls, chunk_size=_PART, **_scope(namespace), **selector
+                )
+            ],
         )
         return sorted(found, key=lambda obj: str(obj["metadata"]["name"]))
 

@@ -33,6 +33,22 @@ def internal_ip(node: Mapping[str, Any]) -> str | None:
     return None
 
 
+def internal_ips(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The node's InternalIPs of both families, in the API's order."""
+    return tuple(
+        str(address["address"])
+        for address in (node.get("status") or {}).get("addresses") or ()
+        if address.get("type") == "InternalIP"
+    )
+
+
+def is_windows(node: Mapping[str, Any]) -> bool:
+    """Whether a Node runs Windows, where there is no eBPF dataplane, and no shell to ask."""
+    labels = node["metadata"].get("labels") or {}
+    told = ((node.get("status") or {}).get("nodeInfo") or {}).get("operatingSystem")
+    return "windows" in (labels.get("kubernetes.io/os"), told)
+
+
 def pod_state(pod: Mapping[str, Any] | None) -> str:
     """Half a sentence on why a pod is not ready."""
     if pod is None:

@@ -24,6 +24,9 @@ def connect(kubeconfig: str | None, context: str | None) -> Kube:
     try:
         kube.ippools()
     except KubeError as error:
+        if error.fields.get("status") == 403:
+            # The API answers; what this user may not read, others than pools, is seen later.
+            return kube
         kube.close()
         if "status" in error.fields and error.fields.get("reason") != "no-calico":
             raise

@@ -55,10 +55,10 @@ def bundle(
     all was read, 1 something could not be read (the bundle says what and why), 2 there is none.
     """
     from ebpfperf import bundle as archive
-    from ebpfperf import gathering
+    from ebpfperf import gathering, gathering_api
     from ebpfperf.reach import connect, node_names
 
-    path = output or Path(f"ebpfperf-bundle-{gathering.now_utc().replace(':', '')}.tar.gz")
+    path = output or Path(f"ebpfperf-bundle-{gathering_api.now_utc().replace(':', '')}.tar.gz")
     seconds = times.seconds(duration, "--for", most_s=LONGEST_S, nought=True)
     if names is not None and not pseudonyms:
         raise InputError("--names has nothing to write.", "Give --pseudonyms as well.")

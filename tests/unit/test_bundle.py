@@ -17,7 +17,7 @@ import pytest
 from evidence_made import changed, healthy
 from typer.testing import CliRunner
 
-from ebpfperf import bundle, gathering, map_answers
+from ebpfperf import bundle, gathering_api, map_answers
 from ebpfperf.cli import app
 from ebpfperf.commands.bundle import _say
 from ebpfperf.diagnosis import from_json
@@ -362,20 +362,11 @@ def test_the_more_nodes_the_fewer_entries_of_each() -> None:
 
 
 class Restarted:
-    """An API whose calico-node was restarted so many times; None: there is no such pod."""
+    """An API with the log of a calico-node before its restart, or that refuses it."""
 
-    def __init__(self, restarts: int | None, error: KubeError | None = None) -> None:
-        self.restarts, self.error = restarts, error
+    def __init__(self, error: KubeError | None = None) -> None:
+        self.error = error
         self.asked: list[Any] = []
-
-    def calico_node_pod(self, node: str) -> dict[str, Any] | None:
-        if self.restarts is None:
-            return None
-        statuses = [{"name": "calico-node", "restartCount": self.restarts}]
-        return {
-            "metadata": {"namespace": "calico-system", "name": "calico-node-x"},
-            "status": {"containerStatuses": statuses},
-        }
 
     def logs(self, *given: Any, **named: Any) -> str:
         self.asked.append((given, named))
@@ -384,17 +375,112 @@ class Restarted:
         return "panic: before\n"
 
 
+def restarted(times: int) -> dict[str, Any]:
+    """A calico-node pod that was restarted so often."""
+    return {
+        "metadata": {"namespace": "calico-system", "name": "calico-node-x"},
+        "status": {"containerStatuses": [{"name": "calico-node", "restartCount": times}]},
+    }
+
+
 def test_the_log_before_a_restart_is_kept_where_there_was_one() -> None:
-    api = Restarted(2)
-    (item,) = gathering._log_before(cast(Kube, api), "node-1")
+    api = Restarted()
+    (item,) = gathering_api._log_before(cast(Kube, api), "node-1", restarted(2), 4000)
     assert (item.source, item.node, item.content) == (LOG_BEFORE, "node-1", b"panic: before\n")
     assert "--previous -n calico-system calico-node-x -c calico-node" in item.asked
     ((given, named),) = api.asked
     assert given == ("calico-system", "calico-node-x")
     assert named["previous"] is True
     assert named["container"] == "calico-node"
-    for restarts in (0, None):
-        assert gathering._log_before(cast(Kube, Restarted(restarts)), "node-1") == []
-    refused = Restarted(1, KubeError("It is gone."))
-    (item,) = gathering._log_before(cast(Kube, refused), "node-1")
+    for pod in (restarted(0), None):
+        assert gathering_api._log_before(cast(Kube, api), "node-1", pod, 4000) == []
+    refused = cast(Kube, Restarted(KubeError("It is gone.")))
+    (item,) = gathering_api._log_before(refused, "node-1", restarted(1), 4000)
     assert (item.content, item.error) == (b"", "It is gone.")
+
+
+class Guarded:
+    """An API that says so much of itself, and refuses the rest."""
+
+    def __init__(self, refuses: int = 0, says: str | None = None) -> None:
+        self.refuses, self.says = refuses, says
+        self.lists = 0
+
+    def release(self) -> str | None:
+        if self.refuses:
+            raise KubeError("You may not.", status=self.refuses)
+        return self.says
+
+    def calico_node_pods(self) -> dict[str, Any]:
+        self.lists += 1
+        if self.refuses:
+            raise KubeError("You may not.", status=self.refuses)
+        metadata = {"namespace": "calico-system", "name": "calico-node-x"}
+        spec = {"containers": [{"name": "calico-node"}]}
+        return {f"node-{n}": {"metadata": metadata, "spec": spec} for n in range(1, 50)}
+
+    def logs(self, *given: Any, **named: Any) -> str:
+        return f"{named['tail_lines']} of {named['container']}\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        ("docker.io/calico/node:v3.26.1", "v3.26.1"),
+        ("quay.io/calico/node:v3.30.0@sha256:0", "v3.30.0"),
+        ("rancher/mirrored-calico-node:v3.27.2", "v3.27.2"),
+        ("registry.k8s.io/kindest/node:v1.30.0-calico", ""),
+        ("calico/node:master", ""),
+    ],
+)
+def test_a_release_that_may_not_be_read_is_the_images(image: str, release: str) -> None:
+    containers = [{"name": "calico-node", "image": image}]
+    daemonset = {
+        "metadata": {"name": "calico-node"},
+        "spec": {"template": {"spec": {"containers": containers}}},
+    }
+    name = "calico-node" if "kindest" not in image else "other"
+    daemonset["metadata"] = {"name": name}
+    items = [Item("daemonsets", "", "", "", json.dumps([daemonset]).encode())]
+    for api in (Guarded(403), Guarded()):
+        assert gathering_api.release_of(cast(Kube, api), items) == release
+    assert gathering_api.release_of(cast(Kube, Guarded(says="v3.20.0")), items) == "v3.20.0"
+    assert gathering_api.release_of(cast(Kube, Guarded(403)), []) == ""
+
+
+def test_logs_of_many_nodes_take_one_list_of_pods_and_are_bounded() -> None:
+    api = Guarded()
+    names = [f"node-{number}" for number in range(1, 51)]
+    items = gathering_api.logs(cast(Kube, api), names, before=False)
+    assert api.lists == 1
+    assert [item.node for item in items] == names
+    assert items[0].text == "4000 of calico-node\n"
+    assert items[-1].error == "there is no calico-node pod on it"
+    assert gathering_api.log_lines_of_each(5000) == 400
+    refused = gathering_api.logs(cast(Kube, Guarded(403)), names[:2], before=True)
+    assert [(item.node, item.error) for item in refused] == [
+        ("node-1", "You may not."), ("node-2", "You may not.")]  # fmt: skip
+
+
+class Groups(Kube):
+    """An API that answers for Calico's groups with these statuses; 200: it has them."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.server, self._calico_group, self._classes = "https://here", None, {}
+
+    def ippools(self) -> list[Any]:
+        status = self.statuses.pop(0)
+        if status != 200:
+            raise KubeError(f"The API says {status}.", status=status)
+        return []
+
+
+def test_a_group_that_may_not_be_read_leaves_the_other() -> None:
+    assert Groups(403, 200)._group() == ("crd.projectcalico.org", "v1")
+    assert Groups(200)._group() == ("projectcalico.org", "v3")
+    for statuses in ((403, 404), (404, 403), (403, 403)):
+        with pytest.raises(KubeError, match="says 403"):
+            Groups(*statuses)._group()
+    with pytest.raises(KubeError, match="serves no Calico resources"):
+        Groups(404, 404)._group()

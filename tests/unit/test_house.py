@@ -31,6 +31,7 @@ SHARED = {
     "mapdump",
     "map_checks",
     "felix_values",
+    "felix_selected",
     "felix_explained",
     "drop_counts",
     "drop_differences",
@@ -56,7 +57,8 @@ MEASURE = {
     "facts", "loads", "probes", "runner", "watching", "progress", "interruption", "node_list",
     "looking", "quiet", "wire", "importing", "conditions", "conditions_text",
     "trace_capture", "trace_nodes",
-    "map_reading", "gathering", "underlay_probe", "traffic_probe", "diagnosing", "preflight",
+    "map_reading", "gathering", "gathering_api", "underlay_probe", "traffic_probe", "diagnosing",
+    "preflight",
     "felix_reading", "reach", "drop_reading", "drop_log", "log_level",
 }  # fmt: skip
 ANALYSE = {
