@@ -57,16 +57,19 @@ def counters_of(version: str) -> int:
 def maps_of(version: str) -> tuple[MapSpec, ...]:
     """The maps that a node of that release has pinned.
 
-    Releases v3.16, v3.26, v3.30 and v3.32 are exact; one in between gets the maps of the newest of
-    these that is not newer. ValueError for text that is no version.
+    v3.16 to v3.23 and v3.26 to v3.32 are as their sources have them, but for a map whose size in a
+    release was not read off, which is left out (``state`` from v3.17 to v3.24, ``failsafes`` of
+    v3.18). v3.24 and v3.25 lack the counters, of which each device has its own, and the state of
+    interfaces. An older release gets the maps of v3.16. ValueError for text that is no version.
     """
-    found = minor(version)
-    specs = list(_V316 if found < (3, 26) else _V326)
-    if found >= (3, 30):
-        specs = _replaced(specs, _V330)
-    if found >= (3, 32):
-        specs = _replaced(specs, _V332)
-    return tuple(specs)
+    found = max(minor(version), _SINCE[0][0])
+    by_purpose: dict[str, MapSpec] = {}
+    for since, specs in _SINCE:
+        if since <= found:
+            by_purpose |= {spec.purpose: spec for spec in specs}
+    if _STATE_UNREAD[0] <= found < _STATE_UNREAD[1]:
+        del by_purpose["state"]
+    return tuple(by_purpose.values())
 
 
 def map_for(purpose: str, version: str) -> MapSpec:
@@ -74,62 +77,130 @@ def map_for(purpose: str, version: str) -> MapSpec:
     return {spec.purpose: spec for spec in maps_of(version)}[purpose]
 
 
-def _replaced(specs: list[MapSpec], newer: tuple[MapSpec, ...]) -> list[MapSpec]:
-    by_purpose = {spec.purpose: spec for spec in specs}
-    return list((by_purpose | {spec.purpose: spec for spec in newer}).values())
-
-
-_V316 = (
-    MapSpec("conntrack", "cali_v4_ct2", "hash", 16, 64, 512000, NO_PREALLOC),
-    MapSpec("nat-frontend", "cali_v4_nat_fe2", "lpm_trie", 16, 16, 511000, NO_PREALLOC),
-    MapSpec("nat-backend", "cali_v4_nat_be", "hash", 8, 8, 510000, NO_PREALLOC),
-    MapSpec("nat-affinity", "cali_v4_nat_aff", "lru_hash", 16, 16, 510000),
-    MapSpec("routes", "cali_v4_routes", "lpm_trie", 8, 8, 1048576, NO_PREALLOC),
-    MapSpec("ip-sets", "cali_v4_ip_sets", "lpm_trie", 20, 4, 1048576, NO_PREALLOC),
-    MapSpec("sendrecv", "cali_v4_srmsg", "lru_hash", 16, 8, 510000),
-    MapSpec("state", "cali_v4_state", "percpu_array", 4, 64, 1),
-)
-_V326 = (
-    MapSpec("conntrack", "cali_v4_ct3", "hash", 16, 88, 512000, NO_PREALLOC, "bpfMapSizeConntrack"),
-    MapSpec(
-        *("nat-frontend", "cali_v4_nat_fe3", "lpm_trie", 16, 20, 65536),
-        *(NO_PREALLOC, "bpfMapSizeNATFrontend"),
+_STATE_UNREAD = ((3, 17), (3, 25))
+# Since which release a map is as it is here, until a later line has one of the same purpose.
+_SINCE: tuple[tuple[tuple[int, int], tuple[MapSpec, ...]], ...] = (
+    (
+        (3, 16),
+        (
+            MapSpec("conntrack", "cali_v4_ct2", "hash", 16, 64, 512000, NO_PREALLOC),
+            MapSpec("nat-frontend", "cali_v4_nat_fe2", "lpm_trie", 16, 16, 511000, NO_PREALLOC),
+            MapSpec("nat-backend", "cali_v4_nat_be", "hash", 8, 8, 510000, NO_PREALLOC),
+            MapSpec("nat-affinity", "cali_v4_nat_aff", "lru_hash", 16, 16, 510000),
+            MapSpec("routes", "cali_v4_routes", "lpm_trie", 8, 8, 1048576, NO_PREALLOC),
+            MapSpec("ip-sets", "cali_v4_ip_sets", "lpm_trie", 20, 4, 1048576, NO_PREALLOC),
+            MapSpec("sendrecv", "cali_v4_srmsg", "lru_hash", 16, 8, 510000),
+            MapSpec("state", "cali_v4_state", "percpu_array", 4, 64, 1),
+        ),
     ),
-    MapSpec(
-        *("nat-backend", "cali_v4_nat_be", "hash", 8, 8, 262144),
-        *(NO_PREALLOC, "bpfMapSizeNATBackend"),
+    (
+        (3, 18),
+        (
+            MapSpec("conntrack-nats", "cali_v4_ct_nats", "lru_hash", 24, 8, 10000),
+            MapSpec("arp", "cali_v4_arp2", "lru_hash", 8, 12, 10000),
+        ),
     ),
-    MapSpec(
-        *("nat-affinity", "cali_v4_nat_aff", "lru_hash", 16, 16, 65536),
-        *(0, "bpfMapSizeNATAffinity"),
+    (
+        (3, 19),
+        (MapSpec("failsafes", "cali_v4_fsafes2", "lpm_trie", 12, 4, 65536, NO_PREALLOC),),
     ),
-    MapSpec("routes", "cali_v4_routes", "lpm_trie", 8, 8, 262144, NO_PREALLOC, "bpfMapSizeRoute"),
-    MapSpec(
-        *("ip-sets", "cali_v4_ip_sets", "lpm_trie", 20, 4, 1048576),
-        *(NO_PREALLOC, "bpfMapSizeIPSets"),
+    (
+        (3, 22),
+        (MapSpec("nat-frontend", "cali_v4_nat_fe3", "lpm_trie", 16, 20, 511000, NO_PREALLOC),),
     ),
-    MapSpec("sendrecv", "cali_v4_srmsg", "lru_hash", 16, 8, 510000),
-    MapSpec("conntrack-nats", "cali_v4_ct_nats", "lru_hash", 24, 8, 10000),
-    MapSpec("state", "cali_state2", "percpu_array", 4, 512, 2),
-    MapSpec("arp", "cali_v4_arp2", "lru_hash", 8, 12, 10000),
-    MapSpec("failsafes", "cali_v4_fsafes2", "lpm_trie", 12, 4, 65536, NO_PREALLOC),
-    MapSpec("counters", "cali_counters2", "percpu_hash", 8, 14 * 8, 20000),
-    MapSpec("rule-counters", "cali_rule_ctrs2", "percpu_hash", 8, 8, 10000),
-    MapSpec("ifstate", "cali_iface2", "hash", 4, 20, 1000, NO_PREALLOC, "bpfMapSizeIfState"),
-)
-_V330 = (
-    MapSpec("state", "cali_state4", "percpu_array", 4, 512, 2),
-    MapSpec("counters", "cali_counters3", "percpu_hash", 8, 17 * 8, 20000),
-    MapSpec("ifstate", "cali_iface4", "hash", 4, 52, 1000, NO_PREALLOC, "bpfMapSizeIfState"),
-    MapSpec("profiling", "cali_profiling2", "percpu_hash", 8, 16, 20000),
-    MapSpec("cleanup-queue", "cali_v4_ccq1", "hash", 16, 32, 100000, NO_PREALLOC),
-)
-_V332 = (
-    MapSpec("conntrack", "cali_v4_ct4", "lru_hash", 16, 88, 512000, 0, "bpfMapSizeConntrack"),
-    MapSpec("state", "cali_state6", "percpu_array", 4, 512, 2),
-    MapSpec("counters", "cali_counters6", "percpu_hash", 8, 27 * 8, 20000),
-    MapSpec("cleanup-queue", "cali_v4_ccq2", "hash", 16, 32, 100000, NO_PREALLOC),
-    MapSpec("maglev", "cali_v4_mglv2", "hash", 8, 8, 1009, NO_PREALLOC),
+    (
+        (3, 23),
+        (
+            MapSpec(
+                *("conntrack", "cali_v4_ct2", "hash", 16, 64, 512000),
+                *(NO_PREALLOC, "bpfMapSizeConntrack"),
+            ),
+            MapSpec(
+                *("nat-frontend", "cali_v4_nat_fe3", "lpm_trie", 16, 20, 65536),
+                *(NO_PREALLOC, "bpfMapSizeNATFrontend"),
+            ),
+            MapSpec(
+                *("nat-backend", "cali_v4_nat_be", "hash", 8, 8, 262144),
+                *(NO_PREALLOC, "bpfMapSizeNATBackend"),
+            ),
+            MapSpec(
+                *("nat-affinity", "cali_v4_nat_aff", "lru_hash", 16, 16, 65536),
+                *(0, "bpfMapSizeNATAffinity"),
+            ),
+            MapSpec(
+                *("routes", "cali_v4_routes", "lpm_trie", 8, 8, 262144),
+                *(NO_PREALLOC, "bpfMapSizeRoute"),
+            ),
+            MapSpec(
+                *("ip-sets", "cali_v4_ip_sets", "lpm_trie", 20, 4, 1048576),
+                *(NO_PREALLOC, "bpfMapSizeIPSets"),
+            ),
+        ),
+    ),
+    (
+        (3, 24),
+        (
+            MapSpec(
+                *("conntrack", "cali_v4_ct3", "hash", 16, 88, 512000),
+                *(NO_PREALLOC, "bpfMapSizeConntrack"),
+            ),
+        ),
+    ),
+    (
+        (3, 25),
+        (
+            MapSpec("state", "cali_state2", "percpu_array", 4, 512, 2),
+            MapSpec("rule-counters", "cali_rule_ctrs2", "percpu_hash", 8, 8, 10000),
+        ),
+    ),
+    (
+        (3, 26),
+        (
+            MapSpec("counters", "cali_counters2", "percpu_hash", 8, 14 * 8, 20000),
+            MapSpec(
+                "ifstate", "cali_iface2", "hash", 4, 20, 1000, NO_PREALLOC, "bpfMapSizeIfState"
+            ),
+        ),
+    ),
+    (
+        (3, 27),
+        (
+            MapSpec("state", "cali_state4", "percpu_array", 4, 512, 2),
+            MapSpec(
+                "ifstate", "cali_iface3", "hash", 4, 40, 1000, NO_PREALLOC, "bpfMapSizeIfState"
+            ),
+        ),
+    ),
+    (
+        (3, 28),
+        (MapSpec("ifstate", "cali_iface4", "hash", 4, 52, 1000, NO_PREALLOC, "bpfMapSizeIfState"),),
+    ),
+    (
+        (3, 30),
+        (
+            MapSpec("counters", "cali_counters3", "percpu_hash", 8, 17 * 8, 20000),
+            MapSpec("profiling", "cali_profiling2", "percpu_hash", 8, 16, 20000),
+            MapSpec("cleanup-queue", "cali_v4_ccq1", "hash", 16, 32, 100000, NO_PREALLOC),
+        ),
+    ),
+    (
+        (3, 31),
+        (
+            MapSpec(
+                "conntrack", "cali_v4_ct4", "lru_hash", 16, 88, 512000, 0, "bpfMapSizeConntrack"
+            ),
+            MapSpec("counters", "cali_counters5", "percpu_hash", 8, 25 * 8, 20000),
+            MapSpec("cleanup-queue", "cali_v4_ccq2", "hash", 16, 32, 100000, NO_PREALLOC),
+        ),
+    ),
+    (
+        (3, 32),
+        (
+            MapSpec("state", "cali_state6", "percpu_array", 4, 512, 2),
+            MapSpec("counters", "cali_counters6", "percpu_hash", 8, 27 * 8, 20000),
+            MapSpec("maglev", "cali_v4_mglv2", "hash", 8, 8, 1009, NO_PREALLOC),
+        ),
+    ),
 )
 
 

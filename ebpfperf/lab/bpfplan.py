@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ebpfperf.calico import felix_fields
 from ebpfperf.calico.encapsulation import Enabled, pool_overlay
 from ebpfperf.calico.flags import fib_shortcut
 from ebpfperf.calico.maps import maps_of
@@ -27,17 +28,9 @@ from ebpfperf.lab.own_annotations import (
 from ebpfperf.lab.programs import Kind, Option, Settings
 from ebpfperf.lab.services import ServicePort
 from ebpfperf.model import Overlay, Scope
+from ebpfperf.units import UNKNOWN
 
-# bpfDataIfacePattern where it is not set: felix/config/config_params.go at v3.16.1, v3.26.1,
-# v3.30.2 and v3.32.1. From v3.30 on Felix adds its own tunnels by itself.
-_PATTERNS = (
-    ((3, 30), r"^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)"),
-    (
-        (3, 20),
-        r"^((en|wl|ww|sl|ib)[opsx].*|(eth|wlan|wwan).*|tunl0$|vxlan.calico$|wireguard.cali$)",
-    ),
-    ((3, 13), r"^(en[opsx].*|eth.*|tunl0$|wireguard.cali$)"),
-)
+# From v3.30 on Felix adds its own tunnels by itself.
 _OWN_TUNNELS_FROM = (3, 30)
 # bpf_redirect_peer: an option since v3.29, used from L2 devices where it is not set.
 _PEER_FROM = (3, 29)
@@ -175,7 +168,7 @@ def data_devices(
     node: LabNode, links: Mapping[str, int], spec: Mapping[str, Any], tunnels: Enabled, release: str
 ) -> tuple[str, ...]:
     """Devices beside the pods' that get programs: those that ``bpfDataIfacePattern`` matches."""
-    default = next(pattern for since, pattern in _PATTERNS if minor(release) >= since)
+    default = _default_pattern(release)
     try:
         pattern = re.compile(spec.get("bpfDataIfacePattern") or default)
     except re.error:
@@ -189,6 +182,20 @@ def data_devices(
         if name in links and wanted and (added or pattern.search(name)):
             chosen.append(name)
     return tuple(chosen)
+
+
+def _default_pattern(release: str) -> str:
+    """``bpfDataIfacePattern`` where it is not set.
+
+    Where it was not read off for a release, the one before: for the devices of a lab's node all
+    from v3.20 to v3.29 say the same.
+    """
+    known = [
+        str(text)
+        for since, text in felix_fields.field("bpfDataIfacePattern").defaults
+        if minor(since) <= minor(release) and not str(text).startswith(UNKNOWN)
+    ]
+    return known[-1]
 
 
 def _lacking(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ebpfperf.calico.releases import FULL_VERSIONS
 from ebpfperf.lab.programs import Kind, Option, Settings, configured
 
+# Between them the others differ from these in constants and text alone.
+RELEASES = ("v3.16", "v3.26", "v3.30", "v3.32")
 LOADER = Path(__file__).with_name("load_programs.py")
 # Reads far beyond its context, which no verifier may let pass.
 REFUSED = "refused"
@@ -60,9 +61,16 @@ class Program:
 
 
 def programs(*settings: tuple[str, Option]) -> list[Program]:
-    """Every release × every kind of hook × those log levels with those options."""
-    hooks = product(FULL_VERSIONS, _DEVICES, (True, False))
+    """Those releases × every kind of hook × those log levels with those options."""
+    hooks = product(RELEASES, _DEVICES, (True, False))
     return [Program(*hook, *each) for hook, each in product(hooks, settings)]
+
+
+def between() -> list[Program]:
+    """A program or two of the releases between those, where constants or text change."""
+    hooks = [("ens192", True), ("ens192", False)]
+    chosen = [("v3.18", hooks), ("v3.22", hooks), ("v3.29", hooks), ("v3.31", hooks)]
+    return [Program(name, *hook, "debug", ALL) for name, each in chosen for hook in each]
 
 
 def write(wanted: Iterable[Program], directory: Path) -> None:

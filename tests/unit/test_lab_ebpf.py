@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ebpfperf.calico.encapsulation import Enabled
 from ebpfperf.calico.maps import counters_of, map_for, maps_of
+from ebpfperf.calico.releases import FULL_VERSIONS
 from ebpfperf.lab import bpfplan, mapbytes, own_annotations, sweeper
 from ebpfperf.lab.admission import Admission
 from ebpfperf.lab.attach import Hook
@@ -26,7 +27,7 @@ from ebpfperf.lab.services import Backend, ServicePort
 from ebpfperf.lab.status import Invalid
 
 TO_HOST = Kind.TO_HOST
-RELEASES = ("v3.16.1", "v3.26.1", "v3.30.2", "v3.32.1")
+RELEASES = tuple(FULL_VERSIONS.values())
 
 
 def node(index: int, subnet: int = 0) -> LabNode:
@@ -48,8 +49,13 @@ def settings(release: str, options: Option | None = None, level: str = "off") ->
     ("release", "conntrack", "value_bytes", "frontend", "counters"),
     [
         ("v3.16.1", "cali_v4_ct2", 64, "cali_v4_nat_fe2", 0),
+        ("v3.21.0", "cali_v4_ct2", 64, "cali_v4_nat_fe2", 0),
+        ("v3.22.0", "cali_v4_ct2", 64, "cali_v4_nat_fe3", 0),
+        ("v3.23.0", "cali_v4_ct2", 64, "cali_v4_nat_fe3", 0),
         ("v3.26.1", "cali_v4_ct3", 88, "cali_v4_nat_fe3", 14),
+        ("v3.29.0", "cali_v4_ct3", 88, "cali_v4_nat_fe3", 14),
         ("v3.30.2", "cali_v4_ct3", 88, "cali_v4_nat_fe3", 17),
+        ("v3.31.7", "cali_v4_ct4", 88, "cali_v4_nat_fe3", 25),
         ("v3.32.1", "cali_v4_ct4", 88, "cali_v4_nat_fe3", 27),
     ],
 )
@@ -64,6 +70,51 @@ def test_maps_have_the_names_and_sizes_of_the_release(
     assert ("counters" in purposes) is (counters > 0)
     if counters:
         assert map_for("counters", release).value_bytes == 8 * counters
+
+
+@pytest.mark.parametrize(
+    ("release", "purpose", "name", "entries", "size_field"),
+    [
+        ("v3.22.0", "conntrack", "cali_v4_ct2", 512000, ""),
+        ("v3.23.0", "conntrack", "cali_v4_ct2", 512000, "bpfMapSizeConntrack"),
+        ("v3.31.7", "conntrack", "cali_v4_ct4", 512000, "bpfMapSizeConntrack"),
+        ("v3.22.0", "nat-frontend", "cali_v4_nat_fe3", 511000, ""),
+        ("v3.23.0", "nat-frontend", "cali_v4_nat_fe3", 65536, "bpfMapSizeNATFrontend"),
+        ("v3.22.0", "routes", "cali_v4_routes", 1048576, ""),
+        ("v3.23.0", "routes", "cali_v4_routes", 262144, "bpfMapSizeRoute"),
+        ("v3.18.0", "arp", "cali_v4_arp2", 10000, ""),
+        ("v3.19.0", "failsafes", "cali_v4_fsafes2", 65536, ""),
+        ("v3.27.0", "ifstate", "cali_iface3", 1000, "bpfMapSizeIfState"),
+        ("v3.28.0", "ifstate", "cali_iface4", 1000, "bpfMapSizeIfState"),
+        ("v3.29.0", "state", "cali_state4", 2, ""),
+        ("v3.30.2", "cleanup-queue", "cali_v4_ccq1", 100000, ""),
+        ("v3.31.7", "cleanup-queue", "cali_v4_ccq2", 100000, ""),
+        ("v3.31.7", "counters", "cali_counters5", 20000, ""),
+    ],
+)
+def test_a_map_changes_with_its_release(
+    release: str, purpose: str, name: str, entries: int, size_field: str
+) -> None:
+    found = map_for(purpose, release)
+    assert (found.name, found.max_entries, found.size_field) == (name, entries, size_field)
+
+
+@pytest.mark.parametrize(
+    ("release", "purpose"),
+    [
+        ("v3.17.4", "arp"),
+        ("v3.17.4", "state"),
+        ("v3.18.0", "failsafes"),
+        ("v3.23.0", "state"),
+        ("v3.23.0", "ifstate"),
+        ("v3.29.0", "profiling"),
+        ("v3.31.7", "maglev"),
+    ],
+)
+def test_a_map_that_a_release_lacks_or_whose_size_is_not_known_is_not_made(
+    release: str, purpose: str
+) -> None:
+    assert purpose not in {spec.purpose for spec in maps_of(release)}
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -109,7 +160,12 @@ def test_up_to_v320_a_filter_is_named_by_its_object(
 def test_later_a_filter_is_named_by_its_program() -> None:
     hook = Hook("ens11", 2, "ingress")
     kind = Kind.HOST | TO_HOST
+    assert (
+        filter_name(hook, kind, settings("v3.20.0"), 7) == "from_hep_no_log.o:[calico_from_host_ep]"
+    )
+    assert filter_name(hook, kind, settings("v3.21.0"), 7) == "calico_from_hos:[7]"
     assert filter_name(hook, kind, settings("v3.26.1"), 7) == "calico_from_hos:[7]"
+    assert filter_name(hook, kind, settings("v3.27.0"), 7) == "cali_tc_preambl:[7]"
     assert filter_name(hook, kind, settings("v3.30.2"), 7) == "cali_tc_preambl:[7]"
 
 
@@ -220,8 +276,12 @@ def test_a_deny_lists_key_compares_all_but_the_hosts_bits() -> None:
 @pytest.mark.parametrize(
     ("release", "spec", "tunnels", "expected"),
     [
-        # v3.16 has no program on the VXLAN device; from v3.30 on tunnels need no pattern.
+        # v3.16 to v3.19 have no program on the VXLAN device; from v3.30 on tunnels need no pattern.
         ("v3.16.1", {}, Enabled(True, True), ("ens11", "tunl0")),
+        ("v3.19.0", {}, Enabled(True, True), ("ens11", "tunl0")),
+        ("v3.20.0", {}, Enabled(True, True), ("ens11", "tunl0", "vxlan.calico")),
+        ("v3.23.0", {}, Enabled(True, True), ("ens11", "tunl0", "vxlan.calico")),
+        ("v3.29.0", {}, Enabled(True, True), ("ens11", "tunl0", "vxlan.calico")),
         ("v3.26.1", {}, Enabled(True, True), ("ens11", "tunl0", "vxlan.calico")),
         ("v3.30.2", {}, Enabled(True, True), ("ens11", "tunl0", "vxlan.calico")),
         ("v3.30.2", {}, Enabled(False, False), ("ens11",)),
@@ -247,6 +307,9 @@ def cluster(pool: dict[str, Any], services: tuple[ServicePort, ...] = ()) -> Clu
     ("release", "pool", "subnet", "flags"),
     [
         ("v3.16.1", {"vxlanMode": "Always"}, 0, 0x25),
+        ("v3.22.0", {"vxlanMode": "Always"}, 0, 0x25),
+        ("v3.23.0", {"vxlanMode": "Always"}, 0, 0x65),
+        ("v3.31.7", {"vxlanMode": "Always"}, 0, 0x465),
         ("v3.26.1", {"vxlanMode": "Always"}, 0, 0x65),
         ("v3.32.1", {"vxlanMode": "Always"}, 0, 0x465),
         ("v3.32.1", {"ipipMode": "Always"}, 0, 0x65),
@@ -276,6 +339,11 @@ def test_a_route_to_another_nodes_pods_says_how_they_are_reached(
     [
         ("v3.16.1", {}, Option.FIB),
         ("v3.16.1", {"vxlanEnabled": True}, Option(0)),
+        ("v3.17.4", {"vxlanEnabled": True}, Option(0)),
+        ("v3.18.0", {"vxlanEnabled": True}, Option.FIB),
+        ("v3.28.0", {}, Option.FIB),
+        ("v3.29.0", {}, Option.FIB | Option.PEER),
+        ("v3.31.7", {"ipipEnabled": True}, Option.PEER),
         ("v3.26.1", {"vxlanEnabled": True}, Option.FIB),
         ("v3.26.1", {"ipipEnabled": True}, Option(0)),
         ("v3.26.1", {"bpfExternalServiceMode": "DSR"}, Option.FIB | Option.DSR),

@@ -10,6 +10,7 @@ import pytest
 
 from ebpfperf.calico.encapsulation import Enabled
 from ebpfperf.calico.nodelog import felix_state, parse
+from ebpfperf.calico.releases import FULL_VERSIONS
 from ebpfperf.lab import felixlog
 from ebpfperf.lab.dataplane import Route, plan_routes, vtep_mac
 from ebpfperf.lab.kubelet import device_name
@@ -151,7 +152,7 @@ def test_a_change_is_worded_as_the_release_words_it() -> None:
     assert message.startswith("Configuration value changed; change DOES require Felix to restart.")
 
 
-@pytest.mark.parametrize("version", ["v3.16.1", "v3.26.1", "v3.30.2", "v3.32.1"])
+@pytest.mark.parametrize("version", FULL_VERSIONS.values())
 def test_the_kits_own_reader_understands_every_line(version: str) -> None:
     words = [
         *felixlog.config_change({"a": 1}, {"a": 2}, version),

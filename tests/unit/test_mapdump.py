@@ -43,6 +43,10 @@ def test_versions_agree_with_the_maps_of_the_exact_releases() -> None:
         specs = {spec.purpose: spec for spec in maps.maps_of(release)}
         for purpose in purposes:
             version = maps.version_for(purpose, release)
+            if purpose == "ifstate" and maps.minor(release) < (3, 24):
+                # Flags alone, in which of the releases before v3.24 was not read off.
+                assert purpose not in specs
+                continue
             if purpose not in specs:
                 assert version is None, (release, purpose)
                 continue

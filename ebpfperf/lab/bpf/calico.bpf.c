@@ -19,15 +19,15 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 #error "PROGRAM is needed"
 #endif
 
-/* Since v3.24 what the next hook need not look at ends with a line of its own. */
+/* Since v3.18 what the next hook need not look at ends with a line of its own. */
 static __always_inline int bypass(const struct packet *p)
 {
 	count(p->ifindex, C_BYPASS);
-#if RELEASE < 324
+#if RELEASE < 318
 	DEBUG("Packet pre-approved by another hook, allow.");
 	return allow(p, TC_ACT_UNSPEC);
 #else
-	INFO("Final result=ALLOW (%d). Bypass mark set.", R_BYPASS);
+	INFO("Final result=ALLOW (%d). Bypass mark " BYPASS_WORD "set.", R_BYPASS);
 	return TC_ACT_UNSPEC;
 #endif
 }

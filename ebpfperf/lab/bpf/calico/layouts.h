@@ -2,9 +2,9 @@
 /*
  * What other programs see of this dataplane's maps, by Calico release.
  *
- * Written for this lab from a description of Calico's formats; not Calico's code. RELEASE is 316,
- * 326, 330 or 332. Addresses are in network byte order, ports in host order, all else is little
- * endian. Which fields a release has: ebpfperf/calico/maps.py.
+ * Written for this lab from a description of Calico's formats; not Calico's code. RELEASE is 316 for
+ * v3.16. Addresses are in network byte order, ports in host order, all else is little endian. Which
+ * fields a release has: ebpfperf/calico/maps.py.
  */
 #ifndef LAYOUTS_H
 #define LAYOUTS_H

@@ -33,6 +33,12 @@
 #define INFO(text, ...) LINE(LOG_INFO, text, ##__VA_ARGS__)
 #define DEBUG(text, ...) LINE(LOG_DEBUG, text, ##__VA_ARGS__)
 
+#if RELEASE < 325
+#define BYPASS_WORD "bit "
+#else
+#define BYPASS_WORD ""
+#endif
+
 /* Conntrack lines name the protocol by its number up to v3.29. */
 #if RELEASE < 330
 #define DEBUG_CT(proto, text, ...) DEBUG("CT-%d " text, proto, ##__VA_ARGS__)
