@@ -17,6 +17,7 @@ from ebpfperf.calico.felix_fields import PREFIX
 from ebpfperf.calico.nodelog import LoggedDataplane, felix_state, parse
 from ebpfperf.errors import KubeError, NodeError
 from ebpfperf.evidence_sources import FELIX
+from ebpfperf.felix_selected import Selected, labels_of, selected
 from ebpfperf.felix_values import FILE, Evidence, parse_printed
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import Object
@@ -30,19 +31,12 @@ DEFAULT, OWN = "default", "node."
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """What the API holds for all nodes."""
+    """What the API holds for all nodes; node → its labels, where a selector asks for them."""
 
     felix: Mapping[str, Mapping[str, Any]]
     pools: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def selected(self) -> dict[str, Mapping[str, Any]]:
-        """Those that are neither ``default`` nor a node's own and have a selector."""
-        return {
-            name: spec
-            for name, spec in self.felix.items()
-            if name != DEFAULT and not name.startswith(OWN) and spec.get("nodeSelector")
-        }
+    selected: tuple[Selected, ...]
+    labels: Mapping[str, Mapping[str, str]]
 
 
 def read(
@@ -71,9 +65,13 @@ def read(
     try:
         version = release or release_of(kube)
         names = node_names(kube, [node] if node else [])
+        configurations = kube.felix_configurations()
+        chosen = selected(configurations)
         objects = _Objects(
-            {name_of(found): found.get("spec") or {} for found in kube.felix_configurations()},
+            {name_of(found): found.get("spec") or {} for found in configurations},
             {name_of(pool): pool.get("spec") or {} for pool in kube.ippools()},
+            chosen,
+            {name_of(each): labels_of(each) for each in kube.nodes()} if chosen else {},
         )
         with ThreadPoolExecutor(max_workers=min(16, len(names) or 1)) as pool:
             return list(
@@ -104,6 +102,7 @@ def _evidence(
         default=objects.felix.get(DEFAULT),
         own=objects.felix.get(OWN + name),
         selected=objects.selected,
+        labels=objects.labels.get(name),
         environment=environment,
         file=file,
         pools=objects.pools,

@@ -1,7 +1,7 @@
 """What Felix acts on, field by field, and where each value comes from. Pure.
 
 Felix takes the first that says something, of: what it overrides itself, its environment, its file,
-the node's own FelixConfiguration, those that a selector gives the node (v3.32 and later),
+the node's own FelixConfiguration, the one that a selector gives the node (v3.32 and later),
 ``default``, and the release's default. Empty text says nothing. A value that it cannot read becomes
 the release's default, *whatever a lower place says*. Source: felix/config/config_params.go,
 ``resolve``, v3.16.1 to v3.32.1.
@@ -20,6 +20,7 @@ from ebpfperf.calico.encapsulation import NEVER, enabled
 from ebpfperf.calico.felix_fields import Field, fields, read_value
 from ebpfperf.calico.mtu import IPIP_OVERHEAD_BYTES, VXLAN_OVERHEAD_BYTES
 from ebpfperf.calico.releases import AUTO_MTU_FROM, derives_encapsulation, minor
+from ebpfperf.felix_selected import Selected, Standing, standing
 from ebpfperf.units import UNKNOWN
 
 FILE = "/etc/calico/felix.cfg"
@@ -98,7 +99,9 @@ class Evidence:
     default, own
         ``spec`` of FelixConfiguration ``default`` and ``node.NAME``; None where there is none.
     selected
-        Name → ``spec`` of those with a ``nodeSelector``.
+        All with a ``nodeSelector``, whether or not they choose this node.
+    labels
+        The node's, as Calico sees them; None where they are not known.
     environment
         Variable in capitals → its text; None for one that comes from a ConfigMap or Secret.
     file
@@ -115,7 +118,8 @@ class Evidence:
     release: str
     default: Mapping[str, Any] | None = None
     own: Mapping[str, Any] | None = None
-    selected: Mapping[str, Mapping[str, Any]] | None = None
+    selected: tuple[Selected, ...] = ()
+    labels: Mapping[str, str] | None = None
     environment: Mapping[str, str | None] | None = None
     file: Mapping[str, str] | None = None
     pools: Mapping[str, Mapping[str, Any]] | None = None
@@ -190,7 +194,7 @@ def strays(evidence: Evidence) -> list[str]:
 
     Without the node's name.
     """
-    found = []
+    found = list(_standing(evidence).remarks)
     for where, spec in _resources(evidence):
         found += [f"{where} sets {name}, {why}" for name, why in _stray_fields(evidence, spec)]
     for name in evidence.environment or {}:
@@ -219,26 +223,34 @@ def _givens(evidence: Evidence, field: Field) -> Iterator[Given]:
     for key, text in (evidence.file or {}).items():
         if key.lower() == field.internal.lower() and text:
             yield _given(field, Origin.FILE, FILE, text)
-    for origin, where, spec in (
-        (Origin.NODE, f"FelixConfiguration node.{evidence.node}", evidence.own),
-        *(
-            (Origin.SELECTOR, f"FelixConfiguration {name}", spec)
-            for name, spec in (evidence.selected or {}).items()
-        ),
-        (Origin.DEFAULT, "FelixConfiguration default", evidence.default),
-    ):
-        value = (spec or {}).get(field.name)
-        if value is None or value == "":
-            continue
-        if origin is Origin.SELECTOR:
-            selector = (spec or {}).get("nodeSelector", "")
-            value = (
-                f"{UNKNOWN}: {value!r} if {selector!r} chooses this node, which is not found out "
-                "here"
-            )
-            yield Given(origin, where, value)
-        else:
-            yield _given(field, origin, where, value)
+    yield from _of_resource(
+        field, Origin.NODE, f"FelixConfiguration node.{evidence.node}", evidence.own
+    )
+    yield from _of_selected(field, _standing(evidence))
+    yield from _of_resource(field, Origin.DEFAULT, "FelixConfiguration default", evidence.default)
+
+
+def _of_resource(
+    field: Field, origin: Origin, where: str, spec: Mapping[str, Any] | None
+) -> Iterator[Given]:
+    value = (spec or {}).get(field.name)
+    if value is not None and value != "":
+        yield _given(field, origin, where, value)
+
+
+def _of_selected(field: Field, found: Standing) -> Iterator[Given]:
+    said = found.said(field.name)
+    if said is None:
+        return
+    where = f"FelixConfiguration {said.names}"
+    if said.unknown:
+        yield Given(Origin.SELECTOR, where, f"{UNKNOWN}: {said.unknown}")
+    else:
+        yield _given(field, Origin.SELECTOR, where, said.value)
+
+
+def _standing(evidence: Evidence) -> Standing:
+    return standing(evidence.selected, evidence.labels, evidence.release)
 
 
 def _given(field: Field, origin: Origin, where: str, raw: Any) -> Given:
@@ -300,8 +312,8 @@ def _notes(evidence: Evidence, field: Field, value: Any) -> tuple[str, ...]:
 def _resources(evidence: Evidence) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "FelixConfiguration default", evidence.default or {}
     yield f"FelixConfiguration node.{evidence.node}", evidence.own or {}
-    for name, spec in (evidence.selected or {}).items():
-        yield f"FelixConfiguration {name}", spec
+    for each in _standing(evidence).possible:
+        yield f"FelixConfiguration {each.name}", each.spec
 
 
 def _stray_fields(evidence: Evidence, spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from ebpfperf import felix_values, map_answers
+from ebpfperf import felix_selected, felix_values, map_answers
 from ebpfperf import network_view as view
 from ebpfperf.calico import felix_fields, felixenv
 from ebpfperf.calico.felix_fields import PREFIX
@@ -189,10 +189,8 @@ class Case:
 
     def _felix(self, node: str) -> felix_values.Evidence:
         _ = self.minor
-        specs = {
-            str(each["metadata"]["name"]): each.get("spec") or {}
-            for each in self.objects("felixconfigurations")
-        }
+        resources = self.objects("felixconfigurations")
+        specs = {str(each["metadata"]["name"]): each.get("spec") or {} for each in resources}
         remarks: list[str] = []
         environment: dict[str, str | None] | None = None
         file: dict[str, str] | None = None
@@ -216,11 +214,8 @@ class Case:
             self.release,
             default=specs.get("default"),
             own=specs.get(f"node.{node}"),
-            selected={
-                name: spec
-                for name, spec in specs.items()
-                if name != "default" and not name.startswith("node.") and spec.get("nodeSelector")
-            },
+            selected=felix_selected.selected(resources),
+            labels=_or_none(lambda: felix_selected.labels_of(self.node_object(node))),
             environment=environment,
             file=file,
             pools=self.pools(),

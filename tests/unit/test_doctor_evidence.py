@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from evidence_made import PLACE, changed, healthy
+from evidence_made import NODES, PLACE, changed, felix, healthy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfperf.diagnosis import Verdict
 from ebpfperf.doctor import judge
+from ebpfperf.doctor.case import Case
 from ebpfperf.evidence import Evidence
 from ebpfperf.evidence_sources import API_SOURCES
 
@@ -84,3 +85,17 @@ def test_nothing_at_all_is_unknown_and_not_health() -> None:
     found = judge.diagnose(changed(base, without=list(base.items)))
     assert not found.counts()[Verdict.FAIL]
     assert not found.counts()[Verdict.OK]
+
+
+def test_a_configuration_for_some_nodes_holds_on_those_that_its_selector_chooses() -> None:
+    base = healthy("v3.32")
+    spec = {"nodeSelector": "kubernetes.io/hostname == 'node-2'", "bpfLogLevel": "Debug"}
+    case = Case(changed(base, {("felixconfigurations", ""): felix(base, spec, "some")}))
+    found = {node: case.value(node, "bpfLogLevel") for node in NODES}
+    assert {node: value.value for node, value in found.items()} == {
+        "node-1": "Off",
+        "node-2": "Debug",
+    }
+    assert found["node-2"].where == "FelixConfiguration some"
+    blind = Case(changed(case.evidence, without={("nodes", "")}))
+    assert str(blind.value("node-1", "bpfLogLevel").value).startswith("UNKNOWN")

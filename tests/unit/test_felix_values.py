@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ebpfperf.calico.felix_fields import field, fields
 from ebpfperf.commands.remarks import grouped
+from ebpfperf.felix_selected import Selected, labels_of, selected
 from ebpfperf.felix_values import (
     FILE,
     Evidence,
@@ -150,18 +152,156 @@ def test_a_kernel_that_cannot_beats_everything() -> None:
     assert found.shadowed[0].value is True
 
 
-def test_a_selected_resource_is_unknown_and_stands_above_default() -> None:
-    found = value_of(
-        seen(
-            "v3.32.1",
-            selected={"fast": {"nodeSelector": "has(fast)", "bpfLogLevel": "Debug"}},
-            default={"bpfLogLevel": "Info"},
-        ),
-        field("bpfLogLevel"),
-    )
-    assert found.origin is Origin.SELECTOR
-    assert "'Debug' if 'has(fast)'" in found.value
+LEVEL = field("bpfLogLevel")
+FAST = Selected(
+    "fast", {"nodeSelector": "has(fast)", "bpfLogLevel": "Debug"}, "2026-05-02T10:00:00Z"
+)
+ALL = Selected("all", {"nodeSelector": "all()", "bpfLogLevel": "Off"}, "2026-05-02T10:00:01Z")
+BARE = Selected("bare", {"nodeSelector": "all()"}, "2026-05-02T10:00:00Z")
+LABELS = {"fast": "", "kubernetes.io/os": "linux"}
+
+
+def chosen(*selected: Selected, labels: dict[str, str] | None = LABELS, **given: Any) -> Evidence:
+    given.setdefault("default", {"bpfLogLevel": "Info"})
+    return seen("v3.32.1", selected=selected, labels=labels, **given)
+
+
+def test_a_resource_that_chooses_the_node_beats_default_and_not_the_nodes_own() -> None:
+    found = value_of(chosen(FAST), LEVEL)
+    assert (found.value, found.origin) == ("Debug", Origin.SELECTOR)
+    assert found.where == "FelixConfiguration fast"
     assert [given.value for given in found.shadowed] == ["Info"]
+    own = value_of(chosen(FAST, own={"bpfLogLevel": "Off"}), LEVEL)
+    assert (own.value, own.origin) == ("Off", Origin.NODE)
+    assert [given.origin for given in own.shadowed] == [Origin.SELECTOR, Origin.DEFAULT]
+    assert strays(chosen(FAST)) == []
+
+
+@pytest.mark.parametrize("labels", [{"slow": ""}, {}])
+def test_a_resource_that_does_not_choose_the_node_says_nothing(labels: dict[str, str]) -> None:
+    evidence = chosen(FAST, labels=labels)
+    found = value_of(evidence, LEVEL)
+    assert (found.value, found.origin, found.shadowed) == ("Info", Origin.DEFAULT, ())
+    assert strays(evidence) == []
+
+
+def test_a_node_without_labels_is_chosen_by_none() -> None:
+    assert value_of(chosen(ALL, labels={}), LEVEL).origin is Origin.DEFAULT
+    assert value_of(chosen(ALL), LEVEL).value == "Off"
+
+
+def test_of_two_that_choose_the_node_the_oldest_holds_whole() -> None:
+    evidence = chosen(ALL, FAST)
+    found = value_of(evidence, LEVEL)
+    assert (found.value, found.where) == ("Debug", "FelixConfiguration fast")
+    assert strays(evidence) == [
+        "FelixConfiguration all chooses the node too and does nothing there: Felix takes the "
+        "oldest alone, fast."
+    ]
+    silent = value_of(chosen(ALL, BARE), LEVEL)
+    assert (silent.value, silent.origin) == ("Info", Origin.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("created", "why"),
+    [
+        (FAST.created, "they were made in the same second"),
+        ("", "when they were made is not known"),
+        ("yesterday", "when they were made is not known"),
+        ("2026-05-02T10:00:00", "when they were made is not known"),
+    ],
+)
+def test_without_an_oldest_what_differs_is_unknown_with_both_values(created: str, why: str) -> None:
+    evidence = chosen(FAST, replace(ALL, created=created))
+    found = value_of(evidence, LEVEL)
+    assert found.origin is Origin.SELECTOR
+    assert found.value == (
+        "UNKNOWN: 'Debug' by fast or 'Off' by all: these choose this node, Felix takes the oldest, "
+        f"but {why}"
+    )
+    assert [given.value for given in found.shadowed] == ["Info"]
+    (said,) = strays(evidence)
+    assert said.startswith("Several FelixConfigurations choose the node, fast or all")
+    assert why in said
+    alike = replace(ALL, spec={**ALL.spec, "bpfLogLevel": "Debug"}, created=created)
+    assert value_of(chosen(FAST, alike), LEVEL).value == "Debug"
+    nothing = value_of(chosen(FAST, replace(BARE, created=created)), LEVEL)
+    assert "'Debug' by fast or nothing by bare" in nothing.value
+
+
+def test_of_three_only_the_oldest_ones_count() -> None:
+    found = value_of(chosen(ALL, FAST, BARE), LEVEL)
+    assert "'Debug' by fast or nothing by bare" in found.value
+    assert len(strays(chosen(ALL, FAST, BARE))) == 2
+
+
+def test_labels_that_are_not_known_leave_it_unknown() -> None:
+    found = value_of(chosen(FAST, labels=None), LEVEL)
+    assert found.origin is Origin.SELECTOR
+    assert found.value == (
+        "UNKNOWN: 'Debug' if 'has(fast)' chooses this node, whose labels are not known"
+    )
+    assert [given.value for given in found.shadowed] == ["Info"]
+    assert value_of(chosen(FAST, labels=None), PORT).origin is Origin.RELEASE
+
+
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_a_selector_that_is_none_is_said_and_its_resource_ignored(
+    labels: dict[str, str] | None,
+) -> None:
+    wrong = replace(FAST, spec={**FAST.spec, "nodeSelector": "fast=true"})
+    evidence = chosen(wrong, labels=labels)
+    assert value_of(evidence, LEVEL).value == "Info"
+    assert strays(evidence) == [
+        "FelixConfiguration fast does nothing, because its nodeSelector 'fast=true' is none: "
+        "expected an operator at character 5, behind a label's name."
+    ]
+
+
+def test_a_release_without_selectors_ignores_them() -> None:
+    evidence = seen("v3.31.0", selected=(FAST,), labels=LABELS)
+    assert value_of(evidence, LEVEL).origin is Origin.RELEASE
+    (said,) = strays(evidence)
+    assert "fast has a nodeSelector, which v3.31.0 does not know" in said
+
+
+def test_typos_are_said_of_the_resource_that_holds() -> None:
+    wrong = replace(FAST, spec={**FAST.spec, "bpfLogLevl": "Off"})
+    (said,) = strays(chosen(wrong))
+    assert said.startswith("FelixConfiguration fast sets bpfLogLevl")
+    assert strays(chosen(wrong, labels={"slow": ""})) == []
+
+
+def test_only_names_that_may_have_a_selector_are_selected() -> None:
+    spec = {"nodeSelector": "all()"}
+    names = ("default", "node.node-1", "fast", "none")
+    made = [
+        {"metadata": {"name": name, "creationTimestamp": FAST.created}, "spec": spec}
+        for name in names
+    ]
+    made[3]["spec"] = {"nodeSelector": ""}
+    assert selected([*made, {"metadata": {"name": "empty"}}]) == (
+        Selected("fast", spec, FAST.created),
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "labels"),
+    [
+        ('{"rack": "r1", "os": "other"}', {"os": "linux", "rack": "r1"}),
+        ("{", {"os": "linux"}),
+        ('["os"]', {"os": "linux"}),
+        ('{"rack": 1}', {"os": "linux"}),
+        (None, {"os": "linux"}),
+    ],
+)
+def test_labels_of_calicoctl_count_and_kubernetes_own_beat_them(
+    annotation: str | None, labels: dict[str, str]
+) -> None:
+    annotations = {} if annotation is None else {"projectcalico.org/labels": annotation}
+    node = {"metadata": {"labels": {"os": "linux"}, "annotations": annotations}}
+    assert labels_of(node) == labels
+    assert labels_of({"metadata": {"name": "bare"}}) == {}
 
 
 def test_an_mtu_of_nought_is_automatic_only_where_the_release_has_that() -> None:
