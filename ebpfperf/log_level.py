@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,9 @@ COST = (
     "passes, which costs much of the nodes' forwarding until it is put back."
 )
 RESTARTED_S, LOADED_S, POLL_S = 90.0, 20.0, 0.3
-_BEATING = (Origin.ENVIRONMENT, Origin.FILE, Origin.SELECTOR)
+# What is above a node's own resource, and what is above ``default`` as well.
+_ABOVE_OWN = (Origin.ENVIRONMENT, Origin.FILE)
+_ABOVE_DEFAULT = (*_ABOVE_OWN, Origin.NODE, Origin.SELECTOR)
 Say = Callable[[str], None]
 
 
@@ -72,7 +74,7 @@ def raised(
     KubeError, RestoreError
         The API refused; the journal cannot be written, or it cannot be put back.
     """
-    _refuse(evidence)
+    _refuse(evidence, _ABOVE_DEFAULT if everywhere else _ABOVE_OWN)
     with _alone(directory):
         for text in _restored(directory):
             say(text)
@@ -108,7 +110,7 @@ def _restored(directory: Path, *, overwrite: bool = False) -> tuple[str, ...]:
     return restore_from_journal(directory / FILE_NAME, overwrite=overwrite)
 
 
-def _refuse(evidence: Sequence[Evidence]) -> None:
+def _refuse(evidence: Sequence[Evidence], beating: Collection[Origin]) -> None:
     for each in evidence:
         if value_of(each, field("bpfEnabled")).value is not True:
             raise InputError(
@@ -116,7 +118,7 @@ def _refuse(evidence: Sequence[Evidence]) -> None:
                 "Name nodes that do: --node.",
             )
         level = value_of(each, field("bpfLogLevel"))
-        if level.value != DEBUG and level.origin in _BEATING:
+        if level.value != DEBUG and level.origin in beating:
             raise InputError(
                 f"On {each.node} bpfLogLevel is {shown(level.value)} by {level.where}, which beats "
                 "what would be set.",

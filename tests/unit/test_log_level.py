@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ebpfperf import log_level
 from ebpfperf.cli import app
-from ebpfperf.errors import InputError
+from ebpfperf.errors import InputError, KubeError
 from ebpfperf.felix_values import Evidence
 from ebpfperf.journal import FILE_NAME, Journal
 from ebpfperf.model import ClusterRef
@@ -79,6 +79,7 @@ def seen(**given: Any) -> Evidence:
         (seen(unsupported=True), "node-1 does not forward by eBPF"),
         (seen(environment={"FELIX_BPFLOGLEVEL": "Off"}), "bpfLogLevel is Off by FELIX_BPFLOGLEVEL"),
         (seen(file={"BPFLogLevel": "Info"}), "bpfLogLevel is Info by /etc/calico/felix.cfg"),
+        (seen(own={"bpfLogLevel": "Off"}), "bpfLogLevel is Off by FelixConfiguration node.node-1"),
     ],
 )
 def test_what_would_do_nothing_is_refused(tmp_path: Path, evidence: Evidence, words: str) -> None:
@@ -91,6 +92,19 @@ def test_what_would_do_nothing_is_refused(tmp_path: Path, evidence: Evidence, wo
     ):  # fmt: skip
         raise AssertionError("it was changed")
     assert not (tmp_path / "here").exists()
+
+
+def test_a_nodes_own_resource_beats_only_what_is_set_for_all(tmp_path: Path) -> None:
+    """Of one node it is what is changed: then the cluster is asked next, which is not there."""
+    own = seen(own={"bpfLogLevel": "Off"})
+    with (
+        pytest.raises(KubeError),
+        log_level.raised(
+            ClusterRef(kubeconfig=str(tmp_path / "none")), {}, [own],
+            everywhere=False, programs=dict, say=print, directory=tmp_path / "here",
+        ),
+    ):  # fmt: skip
+        raise AssertionError("it was changed")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
