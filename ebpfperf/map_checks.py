@@ -13,13 +13,17 @@ from typing import Any
 
 import pandas as pd
 
+from ebpfperf.kube_objects import internal_ips
 from ebpfperf.mapdump import summaries
-from ebpfperf.mapdump.nat import BLACKHOLE
+from ebpfperf.mapdump.nat import BLACKHOLE, NAT_EXCLUDE
 from ebpfperf.mapdump.routes import HOST, LOCAL, WORKLOAD
 from ebpfperf.mapdump.summaries import joined
 
 Object = Mapping[str, Any]
 Place = tuple[str, int, int]  # address, port, protocol
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+CHOSEN = ("projectcalico.org/IPv4Address", "projectcalico.org/IPv6Address")
+"""Annotations by which calico-node says which of its addresses it uses."""
 PROTOCOLS = {"TCP": 6, "UDP": 17}
 SERVICE_LABEL = "kubernetes.io/service-name"
 FAIL, WARN, UNKNOWN = "FAIL", "WARN", "UNKNOWN"
@@ -73,35 +77,55 @@ class Api:
     Attributes
     ----------
     node_addresses
-        Node → its InternalIPs.
+        Node → the address that Calico chose, where it says so, and its InternalIPs.
     pods
         (namespace/name, node, address) of running pods with a network of their own.
+    pools
+        Calico's pools. Another node's pod outside them has its address of another CNI plugin, and
+        no route in the maps. None: not known, and every pod is taken for Calico's.
     """
 
     services: tuple[Service, ...] = ()
     node_addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pods: tuple[tuple[str, str, str], ...] = ()
+    pools: tuple[Network, ...] | None = None
+
+    def routed(self, node: str) -> tuple[tuple[str, str, str], ...]:
+        """The pods to which the maps of a node must lead: its own, and those of Calico's pools."""
+        pools = self.pools
+        if pools is None:
+            return self.pods
+        return tuple(each for each in self.pods if each[1] == node or _within(each[2], pools))
 
 
 def api(
     services: Iterable[Object], slices: Iterable[Object], nodes: Iterable[Object],
-    pods: Iterable[Object],
+    pods: Iterable[Object], pools: Iterable[Object] | None = None,
 ) -> Api:  # fmt: skip
     """What the API's objects say, as far as the maps follow of it."""
     every = list(slices)
-    addresses = {
-        str(node["metadata"]["name"]): tuple(
-            str(each["address"])
-            for each in node.get("status", {}).get("addresses") or ()
-            if each.get("type") == "InternalIP"
-        )
-        for node in nodes
-    }
+    networks = None
+    if pools is not None:
+        cidrs = (str((pool.get("spec") or {}).get("cidr", "")) for pool in pools)
+        networks = tuple(ipaddress.ip_network(cidr, strict=False) for cidr in cidrs if cidr)
     return Api(
         tuple(found for service in services for found in _ports(service, every)),
-        addresses,
+        {str(node["metadata"]["name"]): _of_node(node) for node in nodes},
         tuple(found for pod in pods for found in _addresses(pod)),
+        networks,
     )
+
+
+def _of_node(node: Object) -> tuple[str, ...]:
+    """The addresses of a Node: Calico's own choice may be none of the kubelet's."""
+    annotations = node["metadata"].get("annotations") or {}
+    chosen = [str(annotations.get(key) or "").partition("/")[0] for key in CHOSEN]
+    return tuple(dict.fromkeys(each for each in (*chosen, *internal_ips(node)) if each))
+
+
+def _within(address: str, pools: Iterable[Network]) -> bool:
+    own = ipaddress.ip_address(address)
+    return any(own.version == pool.version and own in pool for pool in pools)
 
 
 def services(
@@ -143,18 +167,20 @@ def routes(
     found: list[Problem] = []
     by_length = _by_length(table)
     for name, addresses in api.node_addresses.items():
-        for address in addresses:
-            if _family(address) not in families:
-                continue
-            row = _lookup(by_length, address)
-            if row is None or not int(row.flags) & HOST:
-                what = f"{address} of node {name} has no host route in the map."
+        for family in families:
+            own = [each for each in addresses if _family(each) == family]
+            rows = {each: _lookup(by_length, each) for each in own}
+            hosts = {each: row for each, row in rows.items() if _flags(row) & HOST}
+            # Of several addresses Calico uses one.
+            if own and not hosts:
+                what = f"{own[0]} of node {name} has no host route in the map."
                 found.append(Problem("route-missing", FAIL, name, what))
-            elif bool(int(row.flags) & LOCAL) != (name == node):
-                side = "this" if int(row.flags) & LOCAL else "another"
-                what = f"{address} of node {name} is a host of {side} node in the map."
-                found.append(Problem("route-wrong", FAIL, name, what))
-    for pod, where, address in api.pods:
+            for address, row in hosts.items():
+                if bool(_flags(row) & LOCAL) != (name == node):
+                    side = "this" if _flags(row) & LOCAL else "another"
+                    what = f"{address} of node {name} is a host of {side} node in the map."
+                    found.append(Problem("route-wrong", FAIL, name, what))
+    for pod, where, address in api.routed(node):
         if _family(address) in families:
             found += _pod_route(api, node, pod, where, address, _lookup(by_length, address))
     return tuple(found)
@@ -270,7 +296,7 @@ def _service(
         yield Problem("service-missing", FAIL, service.name, f"{where} is not in the NAT map.")
         return
     count = int(row.count)
-    if count == BLACKHOLE:
+    if count == BLACKHOLE or _excluded(row):
         return
     if count == 0:
         if service.endpoints:
@@ -292,6 +318,11 @@ def _service(
     if not lacking and not service.hinted and (unknown := service.endpoints - there):
         what = f"{where} does not lead to {_listed(unknown)}, which is ready."
         yield Problem("backend-unknown", FAIL, service.name, what)
+
+
+def _excluded(row: Any) -> bool:
+    flags = getattr(row, "flags", 0)
+    return not pd.isna(flags) and bool(int(flags) & NAT_EXCLUDE)
 
 
 def _listed(ends: Iterable[tuple[str, int]]) -> str:
@@ -329,10 +360,14 @@ def _lookup(tables: Mapping[int, Mapping[int, Mapping[int, Any]]], address: str)
     return None
 
 
+def _flags(row: Any) -> int:
+    return 0 if row is None else int(row.flags)
+
+
 def _pod_route(
     api: Api, node: str, pod: str, where: str, address: str, row: Any
 ) -> Iterator[Problem]:
-    flags = 0 if row is None else int(row.flags)
+    flags = _flags(row)
     if not flags & WORKLOAD:
         what = f"{address} of pod {pod} on {where} has no workload route in the map."
         yield Problem("route-missing", FAIL, pod, what)

@@ -174,6 +174,7 @@ def check(
             kube.everywhere("EndpointSlice"),
             kube.nodes(),
             kube.everywhere("Pod"),
+            kube.ippools(),
         )
     finally:
         kube.close()

@@ -89,7 +89,7 @@ def _rpf_remedy(case: Case, node: str) -> str:
 
 def _routes(case: Case, node: str, maps: NodeMaps) -> Iterator[Outcome]:
     table = _stacked(maps, "routes")
-    asked = map_checks.api((), (), case.objects("nodes"), case.objects("pods"))
+    asked = case.kept(("routed",), lambda: _routed(case))
     families = {each.decoded.version.family for each in maps.of("routes") if each.decoded.version}
     problems = [
         (each.subject, each.what)
@@ -112,9 +112,18 @@ def _routes(case: Case, node: str, maps: NodeMaps) -> Iterator[Outcome]:
             (case.show(MAPS, node, f"routes: {len(problems)} problems"),),
         )
     if not problems:
-        hosts = sum(len(each) for each in asked.node_addresses.values())
-        what = f"The map of routes leads to {hosts} node addresses and {len(asked.pods)} pods."
+        hosts = len(asked.node_addresses)
+        what = f"The map of routes leads to {hosts} nodes and {len(asked.routed(node))} pods."
         yield Outcome(Verdict.OK, what, (case.show(MAPS, node, f"routes: {len(table)} entries"),))
+
+
+def _routed(case: Case) -> map_checks.Api:
+    try:
+        pools = case.objects("ippools")
+    except Missing:
+        # A node's own pods alone are surely Calico's.
+        pools = []
+    return map_checks.api((), (), case.objects("nodes"), case.objects("pods"), pools)
 
 
 def _gone(table: pd.DataFrame, maps: NodeMaps) -> list[tuple[str, str]]:
@@ -251,9 +260,10 @@ CHECKS: tuple[Check, ...] = (
         "reverse-path",
         "Are the sources of packets known?",
         "Packets of some pods, or over some NICs, get lost.",
-        (COUNTS, MAPS, "nodes", "pods", "felixconfigurations", "felix-process"),
+        (COUNTS, MAPS, "nodes", "pods", "ippools", "felixconfigurations", "felix-process"),
         "Drops for an unknown source or route, or a route of a pod or node that is missing or "
-        "wrong in the map are FAIL; drops for no counted reason are WARN.",
+        "wrong in the map are FAIL; drops for no counted reason are WARN. Pods of other nodes "
+        "count where they are in a pool of Calico's.",
         "felix/bpf-gpl/rpf.h; felix/dataplane/linux/bpf_route_mgr.go",
         of_node=reverse_path,
     ),

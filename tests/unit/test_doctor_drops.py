@@ -274,7 +274,7 @@ WHOLE: tuple[tuple[str, int, int | str], ...] = (
 
 def test_a_map_that_leads_everywhere_is_ok() -> None:
     found = of(routed(routes(*WHOLE)), "D5")
-    assert (found.verdict, "2 node addresses and 2 pods" in found.what) == ("OK", True)
+    assert (found.verdict, "2 nodes and 2 pods" in found.what) == ("OK", True)
 
 
 def test_routes_that_are_missing_or_wrong_are_failures() -> None:

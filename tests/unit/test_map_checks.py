@@ -252,3 +252,64 @@ def test_what_the_api_says() -> None:
     assert found == Api(
         (WEB,), {"node-1": ("172.16.0.11",)}, (("default/a", "node-1", "10.65.1.2"),)
     )
+
+
+def test_a_service_that_is_not_to_be_translated_is_not_compared() -> None:
+    row = frontend("10.96.0.10", 80, 7, 0, flags=4)
+    api = Api((WEB,))
+    assert map_checks.services(api, pd.DataFrame([row]), GOOD[:0]) == ()
+    for flags in (1, pd.NA):
+        problems = map_checks.services(api, pd.DataFrame([row | {"flags": flags}]), GOOD[:0])
+        assert said(problems) == [("service-empty", "FAIL")]
+
+
+def pod(name: str, node: str, address: str) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"nodeName": node},
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+def node_with(name: str, *addresses: str, chosen: str = "") -> dict[str, Any]:
+    annotations = {"projectcalico.org/IPv4Address": f"{chosen}/24"} if chosen else {}
+    listed = [{"type": "InternalIP", "address": each} for each in addresses]
+    return {
+        "metadata": {"name": name, "annotations": annotations},
+        "status": {"addresses": listed},
+    }
+
+
+def test_other_nodes_pods_outside_calicos_pools_have_no_route() -> None:
+    """As with a cloud's own CNI plugin: Calico knows the node's own pods alone."""
+    table = pd.DataFrame(
+        [("10.0.0.1/32", 0x18, None), ("10.0.0.2/32", 0x10, None), ("10.0.0.11/32", 0x0C, None)],
+        columns=["dest", "flags", "next_hop"],
+    )
+    nodes = [node_with("node-1", "10.0.0.1"), node_with("node-2", "10.0.0.2")]
+    pods = [pod("here", "node-1", "10.0.0.11"), pod("there", "node-2", "10.0.0.12")]
+    assert said(map_checks.routes(map_checks.api((), (), nodes, pods), "node-1", table)) == [
+        ("route-missing", "FAIL")
+    ]
+    without = map_checks.api((), (), nodes, pods, [])
+    assert map_checks.routes(without, "node-1", table) == ()
+    within = map_checks.api((), (), nodes, pods, [{"spec": {"cidr": "10.0.0.0/28"}}])
+    assert [p.subject for p in map_checks.routes(within, "node-1", table)] == ["default/there"]
+    lost = map_checks.api((), (), nodes, [pod("lost", "node-1", "10.0.0.13")], [])
+    assert said(map_checks.routes(lost, "node-1", table)) == [("route-missing", "FAIL")]
+
+
+def test_of_a_nodes_addresses_calico_uses_one() -> None:
+    table = pd.DataFrame(
+        [("10.0.0.1/32", 0x18, None), ("172.16.0.2/32", 0x10, None),
+         ("10.65.2.0/26", 0x07, "172.16.0.2")],
+        columns=["dest", "flags", "next_hop"],
+    )  # fmt: skip
+    pods = [pod("there", "node-2", "10.65.2.3")]
+    here = node_with("node-1", "10.0.0.1", "10.9.9.1")
+    pools = [{"spec": {"cidr": "10.65.0.0/16"}}]
+    chosen = [here, node_with("node-2", "10.0.0.2", chosen="172.16.0.2")]
+    assert map_checks.routes(map_checks.api((), (), chosen, pods, pools), "node-1", table) == ()
+    other = [here, node_with("node-2", "10.0.0.2")]
+    found = map_checks.routes(map_checks.api((), (), other, pods, pools), "node-1", table)
+    assert said(found) == [("route-missing", "FAIL"), ("route-wrong", "FAIL")]
