@@ -129,7 +129,7 @@ def gather(
             # Last: what was counted before is without what follows.
             if probes and only is None:
                 say("trying the underlay")
-                items += underlay_probe.measure(nodes, _so_far(items, names, release))
+                items += underlay_probe.measure(nodes, _so_far(items, asked_of, release))
             if traffic_s:
                 items.append(
                     traffic_probe.measure(
@@ -145,7 +145,7 @@ def gather(
             node.close()
     return Evidence.of(
         items,
-        nodes=names,
+        nodes=asked_of,
         release=release,
         taken_utc=begun,
         seconds=passed_s,

@@ -35,6 +35,7 @@ from ebpfperf.units import UNKNOWN
 T = TypeVar("T")
 EXCERPT_LINES, EXCERPT_CHARACTERS = 12, 1_200
 _NOT_FOUND = 127
+_SUDO = b"sudo: "
 # Whatever a parser may raise of an answer that is none.
 UNREADABLE = (
     ArithmeticError, AttributeError, EbpfperfError, LookupError, RecursionError, TypeError,
@@ -79,6 +80,9 @@ class Case:
             raise Missing(f"{source} was not gathered")
         if found.error:
             raise Missing(found.error, self.show(source, node))
+        if found.status and found.content.startswith(_SUDO):
+            why = f"the login may not become root: {found.text.strip().splitlines()[0]}"
+            raise Missing(why, self.show(source, node))
         if found.status == _NOT_FOUND:
             tool = found.asked.split()[0]
             raise Missing(f"{tool} is not installed there", self.show(source, node))
@@ -110,10 +114,13 @@ class Case:
 
     def node_object(self, node: str) -> Object:
         """The Node; Missing."""
-        for found in self.objects("nodes"):
-            if found["metadata"]["name"] == node:
-                return found
-        raise Missing("the API has no such node")
+        by_name = self._keep(
+            ("nodes-by-name",),
+            lambda: {each["metadata"]["name"]: each for each in self.objects("nodes")},
+        )
+        if node not in by_name:
+            raise Missing("the API has no such node")
+        return by_name[node]
 
     def address(self, node: str) -> str:
         """Its first IPv4 InternalIP; Missing."""
@@ -139,13 +146,16 @@ class Case:
 
     def calico_pod(self, node: str) -> Object | None:
         """The node's calico-node pod, its newest; Missing."""
+        return self._keep(("calico-pods",), self._calico_pods).get(node)
+
+    def _calico_pods(self) -> dict[str, Object]:
         own = [
             pod
             for pod in self.objects("pods")
             if (pod["metadata"].get("labels") or {}).get("k8s-app") == "calico-node"
-            and (pod.get("spec") or {}).get("nodeName") == node
         ]
-        return max(own, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
+        own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        return {str((pod.get("spec") or {}).get("nodeName")): pod for pod in own}
 
     # ---------------------------------------------------------------- Felix
 

@@ -41,7 +41,7 @@ class Device:
     up
         Whether it runs: a NIC without a carrier does not.
     addresses
-        IPv4 addresses without prefix length.
+        Addresses of both families without prefix length.
     """
 
     name: str
@@ -81,7 +81,7 @@ def parse_devices(text: str) -> dict[str, Device]:
             tuple(
                 str(each["local"])
                 for each in entry.get("addr_info") or ()
-                if each.get("family") == "inet" and "local" in each
+                if each.get("family") in ("inet", "inet6") and "local" in each
             ),
         )
     return found

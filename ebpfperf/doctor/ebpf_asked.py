@@ -13,13 +13,12 @@ from ebpfperf.doctor.node_state import Mode
 from ebpfperf.evidence_sources import COUNTS, LOG
 from ebpfperf.felix_values import Effective, Given, Origin
 from ebpfperf.felix_values import shown as written
-from ebpfperf.kube_objects import Object
+from ebpfperf.kube_objects import Object, is_windows
 from ebpfperf.units import UNKNOWN
 
 _FIELD = "bpfEnabled"
 _LOCAL = (Origin.ENVIRONMENT, Origin.FILE)
 _BPF, _IPTABLES = "BPF", "Iptables"
-_OS, _WINDOWS = "kubernetes.io/os", "windows"
 _NAMED = 8
 
 
@@ -40,12 +39,12 @@ def configuration(case: Case) -> Iterator[Outcome]:
 
 def mixed(case: Case) -> Iterator[Outcome]:
     """Whether all nodes forward by eBPF, or none."""
-    states = {node: case.state(node) for node in case.nodes}
+    others, windows = _others(case)
+    states = {node: case.state(node) for node in case.nodes if node not in windows}
     on = [node for node, state in states.items() if state.on]
     off = [node for node, state in states.items() if state.mode in (Mode.OFF, Mode.FALLBACK)]
     unsaid = [node for node in states if node not in (*on, *off)]
     table = [f"{node}: {state.mode.value}, {state.why}" for node, state in states.items()]
-    others, windows = _others(case)
     if not on:
         if unsaid:
             yield unknown(f"Which nodes forward by eBPF is not known: {'; '.join(table[:_NAMED])}.")
@@ -92,13 +91,29 @@ def _installed(case: Case) -> str | Missing | None:
     try:
         objects = case.objects("installations")
     except Missing as missing:
-        return missing
+        return None if _without_operator(case) else missing
     if not objects:
         return None
     default = next((each for each in objects if each["metadata"]["name"] == "default"), objects[0])
     # What the operator made of all Installations together, if it says so.
     computed = _dataplane((default.get("status") or {}).get("computed"))
     return computed or _dataplane(default.get("spec")) or _IPTABLES
+
+
+def _without_operator(case: Case) -> bool:
+    """Whether calico-node runs where manifests put it; the operator puts it in calico-system.
+
+    An API refuses a kind to whoever may not read it, also where it does not have that kind.
+    """
+    try:
+        places = {
+            str(pod["metadata"].get("namespace"))
+            for node in case.nodes
+            if (pod := case.calico_pod(node)) is not None
+        }
+    except Missing:
+        return False
+    return places == {"kube-system"}
 
 
 def _dataplane(spec: Mapping[str, Any] | None) -> str:
@@ -237,7 +252,7 @@ def _others(case: Case) -> tuple[dict[str, str], dict[str, str]]:
         objects = case.objects("nodes")
     except Missing:
         return {}, {}
-    windows = {_name(each): "is a Windows node" for each in objects if _system(each) == _WINDOWS}
+    windows = {_name(each): "is a Windows node" for each in objects if is_windows(each)}
     rest = [_name(each) for each in objects if _name(each) not in (*case.nodes, *windows)]
     found = {}
     for node in rest:
@@ -259,10 +274,6 @@ def _not_asked(case: Case) -> int:
 
 def _name(node: Object) -> str:
     return str(node["metadata"]["name"])
-
-
-def _system(node: Object) -> str:
-    return str((node["metadata"].get("labels") or {}).get(_OS, ""))
 
 
 def _several(nodes: list[str]) -> str:

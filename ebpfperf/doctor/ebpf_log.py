@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from ebpfperf.calico.nodelog import LoggedDataplane, LogLine, parse
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
@@ -16,6 +16,9 @@ from ebpfperf.evidence_sources import COUNTS, LOG
 from ebpfperf.kube_objects import pod_ready, pod_state
 
 RECENT = timedelta(minutes=5)
+# The source whose lines begin with the node's time; clocks that differ by less than a command may
+# take are alike.
+_DATED, _ALIKE = "rules", timedelta(minutes=1)
 _SAID = re.compile(
     r"BPF enabled, starting BPF endpoint manager and map manager\."
     r"|BPF data ?plane mode enabled but not supported by the kernel"
@@ -73,7 +76,9 @@ def dirty(case: Case, node: str) -> Iterator[Outcome]:
     item = case.item(LOG, node)
     events, newest, begun = _events(item.text)
     taken = _utc(item.taken_utc)
-    # Where the node's clock is ahead of this one, its own newest line says how late it is.
+    # Times of the log are the node's: when the log was read by its clock, which may be another,
+    # and never before its newest line.
+    taken = taken and taken + _ahead(case, node)
     now = max(filter(None, (taken, newest)), default=None)
     gone = _gone(case, node, [event.device for event in events])
     events = [_ended(e, "the device is gone") if e.device in gone else e for e in events]
@@ -233,6 +238,18 @@ def _not_ready(case: Case, node: str) -> Outcome | None:
         (case.show("pods", "", f"{pod['metadata'].get('name')}: {pod_state(pod)}"),),
         remedy="kubectl describe the pod: its readiness probe says what is not.",
     )
+
+
+def _ahead(case: Case, node: str) -> timedelta:
+    """How far the node's clock is ahead of the one that wrote down when it was asked."""
+    try:
+        item = case.item(_DATED, node)
+        told = datetime.fromtimestamp(float(item.text.split()[0]), UTC).replace(tzinfo=None)
+    except (Missing, *UNREADABLE):
+        return timedelta()
+    taken = _utc(item.taken_utc)
+    ahead = timedelta() if taken is None else told - taken
+    return ahead if abs(ahead) > _ALIKE else timedelta()
 
 
 def _utc(text: str) -> datetime | None:

@@ -19,6 +19,7 @@ from ebpfperf.doctor.devices import (
 )
 from ebpfperf.drop_counts import NodeCounts, of_calico
 from ebpfperf.felix_values import shown as written
+from ebpfperf.kube_objects import internal_ips
 from ebpfperf.units import UNKNOWN
 
 HOOKS = ("ingress", "egress")
@@ -136,7 +137,8 @@ def _wanted(
             continue
         if name.startswith(prefixes):
             workloads.append(name)
-        elif not device.slave_kind:
+        elif not device.master:
+            # Azure's NICs stand on a second device, which has a master and no kind of a slave.
             match = matches(expressions, name) if expressions else None
             if match:
                 nics.append(name)
@@ -280,10 +282,16 @@ def _carriers(case: Case, node: str, devices: dict[str, Device]) -> dict[str, st
     found: dict[str, list[str]] = {}
     missing: Missing | None = None
     try:
-        address = case.address(node)
+        own = internal_ips(case.node_object(node))
+        if not own:
+            raise Missing("the node has no InternalIP")
         for device in devices.values():
-            if address in device.addresses and not device.loopback and device.kind != "dummy":
-                found.setdefault(device.name, []).append(f"{_ADDRESS} {address}")
+            # A node's own address may be one that routers announce, on the loopback device.
+            if device.loopback or device.kind == "dummy":
+                continue
+            words = [f"{_ADDRESS} {address}" for address in own if address in device.addresses]
+            if words:
+                found[device.name] = words[:1]
     except Missing as error:
         missing = error
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebpfperf.doctor import performance_devices as devices
 from ebpfperf.doctor import performance_flags as flags
 from ebpfperf.doctor import performance_machine as machine
+from ebpfperf.doctor import performance_mtu as mtu
 from ebpfperf.doctor import performance_overlay as overlay
 from ebpfperf.doctor import performance_shortcut as shortcut
 from ebpfperf.doctor import performance_traffic as traffic
@@ -87,12 +88,13 @@ CHECKS: tuple[Check, ...] = (
         "mtu",
         "Do pods' packets fit, and fill what fits?",
         "Small requests work and large transfers stall; or bulk traffic is slow.",
-        ("links", "mtu-file", "nodes", *_FELIX),
+        ("links", "mtu-file", "nodes", "routes", "cloud", *_FELIX),
         "A pod's MTU above the NIC's less what encapsulations in use add is FAIL, and so is a "
         "tunnel device's. More than 10 bytes below it is WARN, but not what is kept free by a "
-        "setting for the VXLAN of node ports (at most 50 bytes).",
+        "setting for the VXLAN of node ports (at most 50 bytes), nor for WireGuard on Azure. A "
+        "node's address on the loopback device is carried by the default routes' NICs.",
         "felix/dataplane/linux/int_dataplane.go, determinePodMTU",
-        of_node=devices.mtus,
+        of_node=mtu.mtus,
         preflight=True,
     ),
     Check(
@@ -101,8 +103,8 @@ CHECKS: tuple[Check, ...] = (
         "Does the NIC handle many packets at once?",
         "Bulk traffic takes much processor time, at whatever dataplane.",
         ("machine", "felixconfigurations", "ippools", "pods"),
-        "TSO, GSO or (not of veth) GRO of the NIC, or of what it stands on, off is WARN; and so is "
-        "bpfDisableGROForIfaces that matches it.",
+        "TSO, GSO or (not of veth) GRO of the NIC, or of what it stands on, off is WARN, but not "
+        "what its driver does not have; and so is bpfDisableGROForIfaces that matches it.",
         "felix/config/config_params.go, v3.27.0",
         of_node=devices.offloads,
         ebpf=False,

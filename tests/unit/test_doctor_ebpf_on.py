@@ -417,9 +417,20 @@ def test_what_the_operator_computed_of_all_installations_counts() -> None:
 
 
 def test_an_installation_that_cannot_be_read_is_unknown_and_not_agreement() -> None:
+    def by_the_operator(pods: list[Any]) -> None:
+        for pod in pods:
+            if pod["metadata"]["name"].startswith("calico-node"):
+                pod["metadata"]["namespace"] = "calico-system"
+
     item = replace(BASE.items["installations", ""], error="forbidden")
     evidence = replace(BASE, items={**BASE.items, ("installations", ""): item})
-    assert verdicts(evidence, "A5") == {"node-1": "OK", "node-2": "OK", "": "UNKNOWN"}
+    # Where calico-node is in kube-system there is no operator, which has a place of its own.
+    assert verdicts(evidence, "A5") == {"node-1": "OK", "node-2": "OK"}
+    placed = {("pods", ""): objects(BASE, "pods", by_the_operator)}
+    operated = changed(evidence, placed)
+    assert verdicts(operated, "A5") == {"node-1": "OK", "node-2": "OK", "": "UNKNOWN"}
+    no_pods = changed(evidence, without=[("pods", "")])
+    assert verdicts(no_pods, "A5")[""] == "UNKNOWN"
 
 
 def test_an_environment_that_only_the_pod_shows_is_shown_there() -> None:

@@ -22,6 +22,7 @@ GETADDR, GETQDISC, INGRESS_PARENT, ROOT_PARENT = 22, 38, 0xFFFFFFF1, 0xFFFFFFFF
 IFA_LOCAL, IFLA_MTU, IFLA_TXQLEN, IFLA_LINKINFO, INFO_KIND = 2, 4, 13, 18, 1
 IFLA_TX_QUEUES, IFLA_RX_QUEUES, IFLA_GSO, IFLA_GRO = 31, 32, 41, 58
 FILTER_NAME = 7
+ACTIVE, FIXED = "active", "fixed"
 # Devices that are never the node's NIC.
 VIRTUAL = ("vxlan", "ipip", "tun", "wireguard", "bridge", "dummy", "geneve", "gre")
 CPU = "/sys/devices/system/cpu"
@@ -144,6 +145,7 @@ class Sight:
             "qdiscs": self.queues.get(ifindex, []),
             "programs": self.programs(ifindex),
             "features": self.features(name),
+            "fixed": self.features(name, FIXED),
             "driver": self.driver(name),
         }
         for group, (command, words) in GROUPS.items():
@@ -170,8 +172,11 @@ class Sight:
             return None
         return [attached.text(answer[4 + 32 * at : 36 + 32 * at]) for at in range(3)]
 
-    def features(self, name):
-        """Names of the offloads that are on, by the kernel's names; None."""
+    def features(self, name, which=ACTIVE):
+        """Names of the offloads that are on, by the kernel's names; None.
+
+        ``FIXED``: those that are off and that the driver does not let be switched on.
+        """
         answer = self.ethtool(name, struct.pack("=IIQI", SETS, 0, 1 << FEATURE_NAMES, 0))
         if answer is None:
             return None
@@ -184,9 +189,11 @@ class Sight:
             return None
         found = []
         for at in range(count):
-            (active,) = struct.unpack_from("=I", states, 8 + 16 * (at // 32) + 8)
+            # struct ethtool_get_features_block: available, requested, active, never changed.
+            may, _, active, never = struct.unpack_from("=IIII", states, 8 + 16 * (at // 32))
+            bits = active if which == ACTIVE else ~active & (~may | never)
             word = attached.text(named[12 + NAME_BYTES * at : 12 + NAME_BYTES * (at + 1)])
-            if word and active >> (at % 32) & 1:
+            if word and bits >> (at % 32) & 1:
                 found.append(word)
         return found
 
