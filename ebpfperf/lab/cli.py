@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ebpfperf.calico.releases import minor
+from ebpfperf.calico.releases import FULL_VERSIONS, minor
 
 app = typer.Typer(help="An embedded Calico-shaped cluster on this machine.", no_args_is_help=True)
 
@@ -22,7 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def up(
     name: Name = "lab",
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 2,
-    release: Annotated[str, typer.Option(help="Calico release to present.")] = "v3.26",
+    release: Annotated[
+        str, typer.Option(help=f"Calico release to present: {', '.join(FULL_VERSIONS)}.")
+    ] = "v3.26",
     mtu: Annotated[int, typer.Option(help="MTU of the underlay, bytes.")] = 1500,
     subnets: Annotated[
         int, typer.Option(help="Subnets of the underlay, nodes dealt out in turn.")
