@@ -6,7 +6,7 @@ import pytest
 
 from ebpfperf.calico.encapsulation import Enabled, enabled, pool_modes, pool_overlay
 from ebpfperf.calico.mtu import host_mtu_bytes, mss_bytes, pod_mtu_bytes
-from ebpfperf.calico.releases import minor
+from ebpfperf.calico.releases import FULL_VERSIONS, minor
 from ebpfperf.model import Overlay, Scope
 
 
@@ -64,3 +64,10 @@ def test_versions_are_read_as_calico_writes_them() -> None:
     assert minor("v3.34.0-0.dev+67") == (3, 34)
     with pytest.raises(ValueError, match="not a Calico version"):
         minor("latest")
+
+
+def test_what_is_presented_is_of_its_release_and_leaves_out_what_is_not_known() -> None:
+    for release, version in FULL_VERSIONS.items():
+        assert version.startswith(f"{release}.")
+    known = [minor(release)[1] for release in FULL_VERSIONS]
+    assert known == [*range(16, 24), *range(26, 33)]
