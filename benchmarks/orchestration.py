@@ -164,9 +164,9 @@ def ways(cluster: Cluster, ssh_config: File, stack: ExitStack) -> list[Way]:
 
 
 def rounds(
-    cluster: Cluster, campaign: Campaign, all_ways: list[Way], *, directory: File
+    cluster: Cluster, campaign: Campaign, all_ways: list[Way], *, directory: File, warm_up: int
 ) -> Iterator[dict[str, float]]:
-    """Way → seconds beyond the traffic, for each round; the first round is a warm-up, left out."""
+    """Way → seconds beyond the traffic, for each round; the first ``warm_up`` are left out."""
     (flow,) = campaign.flows
     store = Store.create(directory / "campaign", campaign)
     results = runner.run(store, connect=lambda ref, journal: cluster)
@@ -188,7 +188,7 @@ def rounds(
         }
         for number in range(campaign.blocks - 1):
             took = {name: turns[name]() for name in order.sample(list(turns), len(turns))}
-            if number:
+            if number >= warm_up:
                 yield took
 
 
@@ -227,13 +227,15 @@ def report(table: Sequence[Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def measure(lab: Lab, directory: File, *, count: int, seconds: int) -> list[dict[str, float]]:
+def measure(
+    lab: Lab, directory: File, *, count: int, seconds: int, warm_up: int = 1
+) -> list[dict[str, float]]:
     """Seconds beyond the traffic of every way in every round; what was printed is in files."""
     ref = ClusterRef(kubeconfig=str(lab.kubeconfig), ssh_config=str(lab.ssh_config))
     campaign = Campaign(
         name=LAB,
         seed=20261125,
-        blocks=count + 2,
+        blocks=count + warm_up + 1,
         baseline=TREATMENT.name,
         treatments=(TREATMENT,),
         flows=(Flow("tcp", Path.POD_POD, "tcp", duration_s=seconds, omit_s=0),),
@@ -244,7 +246,7 @@ def measure(lab: Lab, directory: File, *, count: int, seconds: int) -> list[dict
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster.connect(ref, journal=directory / "journal.json"))
         all_ways = ways(cluster, File(lab.ssh_config), stack)
-        for took in rounds(cluster, campaign, all_ways, directory=directory):
+        for took in rounds(cluster, campaign, all_ways, directory=directory, warm_up=warm_up):
             table.append(took)
             shown = ", ".join(f"{name} {value * 1e3:.0f}" for name, value in took.items())
             print(f"round {len(table)} of {count} (ms): {shown}", file=sys.stderr, flush=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from lab.namespaces import restart_after
+from lab.sockperf_soon import sockperf_soon
 from two_pods import TwoPods, two_pods
 
 from ebpfperf.kube import Kube
@@ -46,6 +48,13 @@ def true_restarts(lab: Lab) -> Iterator[None]:
         restart_after(kube, lab, None)
         yield
         restart_after(kube, lab)
+
+
+@pytest.fixture
+def short_waits(lab: Lab, tmp_path: Path) -> Iterator[None]:
+    """Meanwhile sockperf does not sleep for two seconds before each test on the lab's machines."""
+    with sockperf_soon([*lab.nodes, lab.client], tmp_path):
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.lab
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_every_dataplane_is_measured_in_every_block(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

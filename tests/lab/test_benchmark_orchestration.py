@@ -21,7 +21,7 @@ def test_every_way_brings_the_same_files(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     orchestration = importlib.import_module("orchestration")
     try:
-        (took,) = orchestration.measure(lab, tmp_path, count=1, seconds=1)
+        (took,) = orchestration.measure(lab, tmp_path, count=1, seconds=1, warm_up=0)
     finally:
         for name in ("orchestration", "openssh_node"):
             sys.modules.pop(name, None)

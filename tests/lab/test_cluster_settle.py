@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -388,12 +389,18 @@ def test_a_wrong_token_and_a_dead_api_are_sentences(ref: ClusterRef, tmp_path: P
     wrong = tmp_path / "kubeconfig"
     wrong.write_text(re.sub(r'(token"?: *)"?[\w-]+"?', r'\1"wrong"', text))
     assert wrong.read_text() != text
-    with pytest.raises(KubeError, match="does not accept") as caught:
-        Kube.connect(str(wrong)).ippools()
+    with (
+        contextlib.closing(Kube.connect(str(wrong))) as kube,
+        pytest.raises(KubeError, match="does not accept") as caught,
+    ):
+        kube.ippools()
     assert caught.value.fields["status"] == 401
     wrong.write_text(re.sub(r"(https://127\.0\.0\.1):\d+", r"\1:1", text))
-    with pytest.raises(KubeError, match="cannot be reached"):
-        Kube.connect(str(wrong)).ippools()
+    with (
+        contextlib.closing(Kube.connect(str(wrong))) as kube,
+        pytest.raises(KubeError, match="cannot be reached"),
+    ):
+        kube.ippools()
 
 
 def test_a_missing_pod_is_a_sentence(ref: ClusterRef, tmp_path: Path) -> None:

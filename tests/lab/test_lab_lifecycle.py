@@ -115,7 +115,10 @@ def test_a_killed_daemon_is_replaced(lab_name: Callable[[str], str]) -> None:
     nothing_left(traces)
 
 
-def test_a_frozen_daemon_is_replaced(lab_name: Callable[[str], str]) -> None:
+def test_a_frozen_daemon_is_replaced(
+    lab_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "ANSWER_S", 3.0)
     lab, _ = lifecycle.up(Shape(lab_name("froze")))
     os.kill(lab.daemon_pid, signal.SIGSTOP)
     again, fresh = lifecycle.up(lab.shape)

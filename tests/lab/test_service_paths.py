@@ -10,16 +10,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ebpfperf import plan, runner
 from ebpfperf.cluster import Cluster
 from ebpfperf.errors import InputError, SettleError
 from ebpfperf.kube import Kube
 from ebpfperf.kube_objects import internal_ip
 from ebpfperf.lab.running import Lab
-from ebpfperf.model import ClusterRef, Endpoint, Flow, Overlay, Treatment, TrialResult
+from ebpfperf.loads import load
+from ebpfperf.model import (
+    ClusterRef,
+    Direction,
+    Endpoint,
+    Flow,
+    Overlay,
+    Status,
+    Treatment,
+    TrialResult,
+)
 from ebpfperf.model import Path as FlowPath
 from ebpfperf.mutations import SERVICE, canonical, delete
 from ebpfperf.store import Store
@@ -101,28 +113,35 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def connected_to(document: bytes) -> tuple[str, int]:
+    """Address and port that iperf3's client says it is connected to."""
+    (connected,) = json.loads(document)["start"]["connected"]
+    return connected["remote_host"], connected["remote_port"]
+
+
 def dialled(result: TrialResult) -> str:
     (value,) = [fact.value for fact in result.facts if fact.name == "dialled"]
     return value
 
 
-def test_every_load_goes_by_service_and_node_ports(lab: Lab, kube: Kube, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_waits")
+def test_every_load_goes_by_service_and_node_ports(
+    lab: Lab, kube: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the overlay; without one, iperf3 goes these ways in another test."""
     file, out = tmp_path / "c.yaml", tmp_path / "run"
     file.write_text(HEAD + FLOWS)
+    read = plan.load(file)
+    overlay = tuple(one for one in read.treatments if one.overlay is Overlay.VXLAN)
+    for name, value in environment(lab).items():
+        monkeypatch.setenv(name, value)
     before = cluster_state(kube)
-    done = subprocess.run(
-        [*CLI, "run", str(file), "--out", str(out)],
-        env=environment(lab),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    store = Store.create(out, replace(read, baseline=overlay[0].name, treatments=overlay))
+    run = [result.trial.trial_id for result in runner.run(store)]
     assert cluster_state(kube) == before
-
-    results = list(Store.open(out).results())
-    assert len(results) == 2 * len(WAYS)
+    results = list(store.results())
+    assert [result.trial.trial_id for result in results] == run
+    assert len(results) == len(WAYS)
     assert {(r.trial.trial_id, r.reason, r.warnings) for r in results} == {
         (r.trial.trial_id, "", ()) for r in results
     }
@@ -139,13 +158,10 @@ def test_every_load_goes_by_service_and_node_ports(lab: Lab, kube: Kube, tmp_pat
             assert 30000 <= int(number) < 32768
         if flow.load != "request-response":
             # Both ends as iperf3 itself saw them.
-            document = json.loads(
-                (out / "trials" / result.trial.trial_id / "raw" / "iperf3.json").read_bytes()
-            )
-            (connected,) = document["start"]["connected"]
-            assert (connected["remote_host"], connected["remote_port"]) == (here, int(number))
-            words = out / "trials" / result.trial.trial_id / "raw" / "iperf3-server.txt"
-            assert f"local {pod} port 5201" in words.read_text()
+            raw = out / "trials" / result.trial.trial_id / "raw"
+            document = (raw / "iperf3.json").read_bytes()
+            assert connected_to(document) == (here, int(number))
+            assert f"local {pod} port 5201" in (raw / "iperf3-server.txt").read_text()
         if "udp" not in (flow.load, flow.transport):
             assert result.metrics["srtt_events"] > 0, result.trial.trial_id
         if flow.load == "udp":
@@ -189,9 +205,24 @@ def test_killed_in_the_middle_restore_leaves_no_service(
 def test_the_legs_are_seen_and_the_service_is_kept_over_treatments(
     ref: ClusterRef, kube: Kube, tmp_path: Path
 ) -> None:
-    flows = [Flow(str(path), path, "tcp") for path in PATHS]
+    tcp = Flow("tcp", FlowPath.POD_SERVICE, "tcp", duration_s=1, omit_s=0)
+    udp = replace(tcp, name="udp", load="udp", rate_bits_per_s=20e6, direction=Direction.REVERSE)
+    flows = [
+        replace(flow, name=f"{path}-{flow.name}", path=path)
+        for path in PATHS
+        for flow in (tcp, udp)
+    ]
     with Cluster.connect(ref, journal=tmp_path / "journal.json") as cluster:
         first = cluster.settle(Treatment("none", Overlay.NONE), flows)
+        # By the underlay alone too.
+        for flow in flows:
+            server = first.endpoints[flow.path, "server"]
+            by = load(flow.load)
+            raw = by.drive(flow, first.endpoints[flow.path, "client"], server, cluster.nodes)
+            assert by.parse(flow, raw).status is Status.OK
+            there = (server.dialled_address, server.dialled_port(5201))
+            assert connected_to(raw["iperf3.json"]) == there
+            assert f"local {server.address} port 5201" in raw["iperf3-server.txt"].decode()
         second = cluster.settle(FLAGS, flows)
         facts = {(fact.node, fact.name): fact.value for fact in second.facts}
         assert "dev vxlan.calico" in facts["node-1", "nodeport_remote_route"]
