@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -92,10 +93,10 @@ class Api:
 
     def routed(self, node: str) -> tuple[tuple[str, str, str], ...]:
         """The pods to which the maps of a node must lead: its own, and those of Calico's pools."""
-        pools = self.pools
-        if pools is None:
+        if self.pools is None:
             return self.pods
-        return tuple(each for each in self.pods if each[1] == node or _within(each[2], pools))
+        inside = _inside(tuple(each[2] for each in self.pods), self.pools)
+        return tuple(each for each in self.pods if each[1] == node or each[2] in inside)
 
 
 def api(
@@ -123,9 +124,15 @@ def _of_node(node: Object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for each in (*chosen, *internal_ips(node)) if each))
 
 
-def _within(address: str, pools: Iterable[Network]) -> bool:
-    own = ipaddress.ip_address(address)
-    return any(own.version == pool.version and own in pool for pool in pools)
+@lru_cache(maxsize=2)
+def _inside(addresses: tuple[str, ...], pools: tuple[Network, ...]) -> frozenset[str]:
+    """Those of the addresses that are of a pool; asked once for all nodes."""
+    parsed = {address: ipaddress.ip_address(address) for address in addresses}
+    return frozenset(
+        address
+        for address, own in parsed.items()
+        if any(own.version == pool.version and own in pool for pool in pools)
+    )
 
 
 def services(
@@ -180,9 +187,17 @@ def routes(
                     side = "this" if _flags(row) & LOCAL else "another"
                     what = f"{address} of node {name} is a host of {side} node in the map."
                     found.append(Problem("route-wrong", FAIL, name, what))
+    right: set[tuple[int, str]] = set()  # A block's row is that of all pods in it.
     for pod, where, address in api.routed(node):
-        if _family(address) in families:
-            found += _pod_route(api, node, pod, where, address, _lookup(by_length, address))
+        if _family(address) not in families:
+            continue
+        row = _lookup(by_length, address)
+        if (id(row), where) in right:
+            continue
+        problems = list(_pod_route(api, node, pod, where, address, row))
+        if not problems:
+            right.add((id(row), where))
+        found += problems
     return tuple(found)
 
 
@@ -335,13 +350,22 @@ def _listed(ends: Iterable[tuple[str, int]]) -> str:
 
 
 def _by_length(table: pd.DataFrame) -> dict[int, dict[int, dict[int, Any]]]:
-    """Family → bits → network → row."""
+    """Family → bits, most first → network → row."""
     found: dict[int, dict[int, dict[int, Any]]] = {}
     for row in table.itertuples():
         network = ipaddress.ip_network(str(row.dest), strict=False)
         lengths = found.setdefault(network.version, {})
         lengths.setdefault(network.prefixlen, {})[int(network.network_address)] = row
-    return found
+    return {
+        family: dict(sorted(lengths.items(), reverse=True)) for family, lengths in found.items()
+    }
+
+
+@lru_cache(maxsize=1 << 18)
+def _number(address: str) -> tuple[int, int, int]:
+    """Family, bits, and the address as a number: asked of every node again."""
+    own = ipaddress.ip_address(address)
+    return own.version, own.max_prefixlen, int(own)
 
 
 def _family(address: str) -> int:
@@ -350,13 +374,11 @@ def _family(address: str) -> int:
 
 def _lookup(tables: Mapping[int, Mapping[int, Mapping[int, Any]]], address: str) -> Any:
     """The row of the longest prefix that the address is in."""
-    number = ipaddress.ip_address(address)
-    width = number.max_prefixlen
-    lengths = tables.get(number.version, {})
-    for bits in sorted(lengths, reverse=True):
-        network = int(number) >> (width - bits) << (width - bits)
-        if network in lengths[bits]:
-            return lengths[bits][network]
+    family, width, number = _number(address)
+    for bits, rows in tables.get(family, {}).items():
+        network = number >> (width - bits) << (width - bits)
+        if network in rows:
+            return rows[network]
     return None
 
 

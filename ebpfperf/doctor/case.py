@@ -301,6 +301,10 @@ class Case:
             (source, node), lambda: parse_counts(node, json.loads(self.text(source, node)))
         )
 
+    def forget_maps(self, node: str) -> None:
+        """Keep a node's maps no longer; whoever asks for them again has them read again."""
+        self._kept.pop(("maps", node), None)
+
     def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         """What ``make`` gives, made once for a key; Missing each time where it is."""
         return self._keep(key, make)

@@ -42,13 +42,23 @@ def chosen(names: Collection[str]) -> tuple[Check, ...]:
 def diagnose(
     evidence: Evidence, checks: Iterable[Check] = CHECKS, *, from_bundle: bool = False
 ) -> Diagnosis:
-    """What the checks say of the evidence."""
-    case = Case(evidence)
+    """What the checks say of the evidence.
+
+    A node's maps take much memory: all checks are asked of a node before the next.
+    """
+    case, asked_for = Case(evidence), tuple(checks)
+    of_nodes: dict[str, list[Outcome]] = {check.id: [] for check in asked_for}
+    for node in case.nodes:
+        for check in asked_for:
+            of_nodes[check.id] += _of_node(case, check, node)
+        case.forget_maps(node)
     return Diagnosis(
         evidence.taken_utc,
         evidence.release,
         evidence.nodes,
-        tuple(result(case, check) for check in checks),
+        tuple(
+            _result(check, of_nodes[check.id] or _of_cluster(case, check)) for check in asked_for
+        ),
         evidence.lost,
         version("ebpfperf"),
         from_bundle,
@@ -60,29 +70,37 @@ def diagnose(
 
 def result(case: Case, check: Check) -> Result:
     """What one check says."""
+    found = [outcome for node in case.nodes for outcome in _of_node(case, check, node)]
+    return _result(check, found or _of_cluster(case, check))
+
+
+def _result(check: Check, outcomes: Iterable[Outcome]) -> Result:
     return Result(
         check.id, check.name, check.title, check.symptom, check.rule, check.source,
-        tuple(_outcomes(case, check)),
+        tuple(outcomes),
     )  # fmt: skip
 
 
-def _outcomes(case: Case, check: Check) -> list[Outcome]:
+def _of_node(case: Case, check: Check, node: str) -> list[Outcome]:
+    """What a check of nodes says of one; nothing where the release is another, or of others."""
+    of_node = check.of_node
+    if of_node is None or _outside(case, check):
+        return []
+    if check.ebpf and not _to_be_on(case, node):
+        return [replace(not_applicable("eBPF mode is not asked for there"), node=node)]
+    return asked(lambda: of_node(case, node), node)
+
+
+def _of_cluster(case: Case, check: Check) -> list[Outcome]:
+    """What is said of no single node."""
     if why := _outside(case, check):
         return [not_applicable(why)]
-    if check.of_cluster is not None:
-        of_cluster = check.of_cluster
-        if check.ebpf and not any(_to_be_on(case, node) for node in case.nodes):
-            return [not_applicable("no node is to forward by eBPF")]
-        return asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
-    of_node = check.of_node
-    assert of_node is not None, check.id
-    found = []
-    for node in case.nodes:
-        if check.ebpf and not _to_be_on(case, node):
-            found.append(replace(not_applicable("eBPF mode is not asked for there"), node=node))
-            continue
-        found += asked(lambda node=node: of_node(case, node), node)  # type: ignore[misc]
-    return found or [unknown("the cluster has no nodes")]
+    if check.of_cluster is None:
+        return [unknown("the cluster has no nodes")]
+    of_cluster = check.of_cluster
+    if check.ebpf and not any(_to_be_on(case, node) for node in case.nodes):
+        return [not_applicable("no node is to forward by eBPF")]
+    return asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
 
 
 def _outside(case: Case, check: Check) -> str:
