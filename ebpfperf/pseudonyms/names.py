@@ -27,11 +27,15 @@ _UUID = re.compile(
 _LONG_HEX = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{64}|[0-9a-f]{32})(?![0-9A-Za-z])")
 _MAC = re.compile(r"(?<![\w:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])", re.I)
 _IPV6 = re.compile(
-    r"(?<![\w:.])((?:[0-9a-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]{0,4}))(/\d{1,3})?"
-    r"(?![\w:])",
+    # After a word and a colon, too, whose last letters may be hexadecimal ones: node:2001:db8::7.
+    r"(?:(?<![0-9a-z:.])|(?<=[g-z]:)|(?<=[g-z][a-f]:)|(?<=[g-z][a-f]{2}:)|(?<=[g-z][a-f]{3}:)|"
+    r"(?<=[g-z][a-f]{4}:))"
+    r"((?:[0-9a-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]{0,4}))(/\d{1,3})?"
+    r"(?![0-9a-z:])",
     re.I,
 )
-_IPV4 = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(/\d{1,2})?(?!\w)")
+_IPV4 = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,3}){3})(?:(/\d{1,2})(?!\w))?(?!\d)")
+_GLUED_BEFORE, _GLUED_AFTER = re.compile(r"[A-Za-z]$"), re.compile(r"[A-Za-z_]")
 _IPV4_INSIDE = re.compile(r"(?<!\d)(\d{1,3})([-_])(\d{1,3})\2(\d{1,3})\2(\d{1,3})(?!\d)")
 # What says that numbers with points are a version: version=3.26.1.2, kernel 4.18.0-193.28.1.2.
 _VERSION_BEFORE = re.compile(r"(?:version|release|revision|build|kernel)[\"'\s:=]*v?$|\d-$", re.I)
@@ -39,7 +43,8 @@ _RANGE_BEFORE = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}-$")
 _MORE = re.compile(r"\.\w")
 _LOOK_BACK = 24
 _WORD = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
-_PIECE = re.compile(r"[-.]")
+_PIECE = re.compile(r"[-._]")
+_ESCAPED_SLASH = re.compile(r"(%2f)", re.I)
 # Names in Felix's logs of what may be gone from the API: WorkloadId:"ns/pod", kns.ns, ksa.ns.name.
 _WORKLOAD = re.compile(r"(workload_?id\W{1,4})([\w.-]+)(/|%2F|%2f)([\w.-]+)", re.I)
 _PROFILE = re.compile(r"\b(kns\.|ksa\.|knp\.default\.)([\w-]+)(?:([./])([\w.-]+))?")
@@ -106,7 +111,10 @@ class Names:
             self.devices(text),
         )
         found = _PROFILE.sub(self._profile, found)
-        return _WORD.sub(self._word, found)
+        # Else the 2F would be taken for the beginning of the word after it.
+        parts = _ESCAPED_SLASH.split(found)
+        parts[::2] = [_WORD.sub(self._word, part) for part in parts[::2]]
+        return "".join(parts)
 
     def devices(self, text: str) -> str:
         """Text with addresses, UUIDs and pods' devices replaced, and no names."""
@@ -161,8 +169,11 @@ class Names:
         before = match.string[max(0, match.start() - _LOOK_BACK) : match.start()]
         if _VERSION_BEFORE.search(before) and not _RANGE_BEFORE.search(before):
             return match[0]
-        # Four numbers of more, unless it is an address with a name after it.
-        if _MORE.match(match.string, match.end()) and match[1] not in self._known_addresses:
+        # Four numbers of more, unless it is an address with a name after or before it.
+        more = _MORE.match(match.string, match.end()) or _GLUED_AFTER.match(
+            match.string, match.end()
+        )
+        if (more or _GLUED_BEFORE.search(before)) and match[1] not in self._known_addresses:
             return match[0]
         return self._address(match[0], match[1], match[2] or "")
 
@@ -195,7 +206,7 @@ class Names:
 
     def _pieces(self, word: str) -> str:
         """A word with names among its pieces: the longest first."""
-        pieces = re.split(r"([-.])", word)
+        pieces = re.split(r"([-._])", word)
         at, result = 0, []
         while at < len(pieces):
             for size in range(min(self._most, (len(pieces) - at + 1) // 2), 0, -1):
@@ -224,7 +235,7 @@ def addresses_in(texts: Iterable[str]) -> frozenset[str]:
         for match in _IPV4.finditer(text):
             try:
                 network = ipaddress.IPv4Network(match[0], strict=False)
-                found.add(str(network) if match[2] else match[1])
+                found |= {str(network), match[1]} if match[2] else {match[1]}
             except ValueError:
                 continue
     return frozenset(found)

@@ -22,14 +22,28 @@ _OF_NODE = "node."
 _HOSTNAME = "kubernetes.io/hostname"
 _SERVICE = "kubernetes.io/service-name"
 # Maps of labels, wherever they stand; a selector may also be text, in Calico's language.
-_LABELS = ("labels", "matchLabels", "nodeSelector", "selector")
+_LABELS = ("labels", "matchLabels", "nodeSelector", "selector", "deprecatedTopology")
+# Of Calico's language of selectors: zone == 'a', has(gpu), team in {'x', 'y'}.
+_SELECTORS = ("nodeSelector", "selector")
+_COMPARED = re.compile(r"([\w./-]+)\s*(?:==|!=|not\s+in\b|in\b|contains\b|starts|ends)")
+_HAS = re.compile(r"has\(\s*([\w./-]+)\s*\)")
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _NAMES = {"namespace": "ns", "nodeName": "node", "hostname": "host", "serviceName": "svc",
           "serviceAccountName": "object", "clusterName": "object", "externalName": "host",
-          "generateName": "object", "zone": "value"}  # fmt: skip
+          "generateName": "object", "zone": "value", "targetPort": "port",
+          "loadBalancerClass": "value", "prometheusMetricsHost": "host",
+          "healthHost": "host"}  # fmt: skip
 _AS_IT_IS = ("apiVersion", "kind", "type", "resourceVersion", "creationTimestamp", "protocol",
              "calicoVersion", "kernelVersion", "osImage", "containerRuntimeVersion")  # fmt: skip
 # What nobody judges, and may say whose cluster it is.
-_LEFT_OUT = ("images", "volumesAttached", "volumesInUse", "managedFields", "ownerReferences")
+_LEFT_OUT = ("images", "volumesAttached", "volumesInUse", "managedFields", "ownerReferences",
+             "message")  # fmt: skip
+# Annotations are free text, of accounts and certificates, too: these and the lab's own are kept.
+_ADDRESS_ANNOTATION = re.compile(
+    r"(?:cni\.)?projectcalico\.org/(?:IPv[46]\w*Addr(?:ess)?|podIPs?|natExcludeService)"
+)
+_OF_LAB = "lab.ebpfperf/"
+_DATA_KEPT = "KUBERNETES_SERVICE_"
 _PUBLIC_PATHS = (
     "calico",
     "docker.io/calico",
@@ -117,7 +131,9 @@ def _inside(found: Any, key: str, into: Known) -> None:
     if found.get("type") in ("Hostname", "InternalDNS", "ExternalDNS"):
         into["host"].add(str(found.get("address") or ""))
     for inner, value in found.items():
-        if inner in _NAMES and isinstance(value, str):
+        if inner in _SELECTORS and isinstance(value, str):
+            _selector(value, into)
+        elif inner in _NAMES and isinstance(value, str):
             into[_NAMES[inner]].add(value)
         else:
             _inside(value, inner, into)
@@ -135,6 +151,13 @@ def _labels(found: Mapping[str, Any], into: Known) -> None:
             continue
         kind = {_HOSTNAME: "node", _SERVICE: "svc"}.get(key, "value")
         into[kind].add(value)
+
+
+def _selector(text: str, into: Known) -> None:
+    for key in (*_COMPARED.findall(text), *_HAS.findall(text)):
+        if not _is_public(key):
+            into["label"].add(key)
+    into["value"] |= {one or other for one, other in _QUOTED.findall(text)}
 
 
 def _is_public(key: str) -> bool:
@@ -161,6 +184,8 @@ class _Rewriting:
                 return self._expression(found)
             if key == "annotations":
                 return self._annotations(found)
+            if key == "data":
+                found = {k: v for k, v in found.items() if k.startswith(_DATA_KEPT)}
             return {
                 inner: self._value(inner, value, key, found)
                 for inner, value in found.items()
@@ -215,7 +240,11 @@ class _Rewriting:
         return {**found, "key": key, **({"values": values} if "values" in found else {})}
 
     def _annotations(self, found: Mapping[str, Any]) -> dict[str, str]:
-        return {key: self._string(str(value)) for key, value in found.items() if _is_public(key)}
+        return {
+            key: self._string(str(value))
+            for key, value in found.items()
+            if key.startswith(_OF_LAB) or _ADDRESS_ANNOTATION.fullmatch(key)
+        }
 
     def _image(self, value: str) -> str:
         path, _, last = value.partition("@")[0].rpartition("/")

@@ -622,3 +622,109 @@ def test_an_answer_that_cannot_be_read_is_left_out() -> None:
         item = other.items[where]
         assert item.content == b""
         assert item.error.startswith("left out")
+
+
+# ------------------------------------------------------- where free text and glue hide something
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("x_thor thor_y cni_thor_if", "thor"), ('id="default%2Fthor"', "thor"),
+        ("a%2fcheckout%2fthor", "thor"), ("node_10.65.0.7 10.65.0.7_y x10.65.0.7", "10.65.0.7"),
+        ("to:2001:db8:1::7 via", "2001:db8:1::7"), ("node:2001:db8:1::7", "2001:db8:1::7"),
+        ("iface:2001:db8:1::7", "2001:db8:1::7"), ("2001:db8:1::7_y", "2001:db8:1::7"),
+        ("[2001:db8:1::7]:443", "2001:db8:1::7"), ("src=2001:db8:1::7,", "2001:db8:1::7"),
+    ],
+)  # fmt: skip
+def test_what_is_glued_to_other_words_is_replaced(names: Names, text: str, hidden: str) -> None:
+    found = names.text(text)
+    assert hidden not in found
+    assert len(found.split()) == len(text.split())
+
+
+@pytest.mark.parametrize("text", ["v10.1.2.3", "x86_64", "nft_chain_nat", "a10.9.9.9b", "12:34:56"])
+def test_what_is_glued_and_nobodys_stays(names: Names, text: str) -> None:
+    assert names.text(text) == text
+
+
+PLANTED = "zq7marker"
+
+
+def planted() -> Mapping[str, Any]:
+    """Objects with a marker where free text may stand, by source."""
+    name = {"name": "own", "namespace": "default"}
+    return {
+        "services": {
+            "kind": "Service",
+            "metadata": {
+                **name,
+                "annotations": {
+                    "service.beta.kubernetes.io/aws-load-balancer-ssl-cert": f"arn:{PLANTED}",
+                    "external.k8s.io/team": PLANTED,
+                    "projectcalico.org/metadata": PLANTED,
+                },
+            },
+            "spec": {
+                "ports": [{"port": 80, "targetPort": PLANTED}],
+                "loadBalancerClass": PLANTED,
+            },
+            "status": {"conditions": [{"type": "Ready", "message": f"of {PLANTED}"}]},
+        },
+        "configmaps": {
+            "kind": "ConfigMap",
+            "metadata": name,
+            "data": {"KUBERNETES_SERVICE_PORT": "6443", "note": PLANTED, PLANTED: "x"},
+        },
+        "ippools": {
+            "kind": "IPPool",
+            "metadata": {"name": "own"},
+            "spec": {"cidr": "10.77.0.0/16", "nodeSelector": f"{PLANTED} == 'a' && has(b)"},
+        },
+        "felixconfigurations": {
+            "kind": "FelixConfiguration",
+            "metadata": {"name": "own"},
+            "spec": {
+                "nodeSelector": f"team in {{'{PLANTED}', \"c\"}}",
+                "healthHost": PLANTED,
+                "prometheusMetricsHost": PLANTED,
+            },
+        },
+        "endpointslices": {
+            "kind": "EndpointSlice",
+            "metadata": {**name, "labels": {"kubernetes.io/service-name": "own"}},
+            "endpoints": [
+                {"addresses": ["10.77.0.1"], "deprecatedTopology": {"zone": PLANTED, PLANTED: "a"}}
+            ],
+        },
+    }
+
+
+@pytest.mark.parametrize("source", sorted(planted()))
+def test_free_text_of_objects_is_replaced_or_left_out(source: str) -> None:
+    base = healthy()
+    text = objects(base, source, lambda found: found.append(planted()[source]))
+    log = f"line with {PLANTED}\n"
+    evidence = changed(base, {(source, ""): text, ("log", "node-1"): log})
+    other, _ = pseudonymous(evidence, secret=SECRET)
+    item = other.item(source)
+    assert item is not None
+    assert PLANTED not in item.text
+    assert len(json.loads(item.text)) == len(json.loads(text))
+
+
+def test_what_checks_read_of_annotations_stays_alike() -> None:
+    base = healthy()
+
+    def change(found: list[Any]) -> None:
+        found[0]["metadata"]["annotations"] |= {
+            "projectcalico.org/IPv4Address": "10.9.8.7/24", "other.io/x": "10.9.8.7"}  # fmt: skip
+
+    evidence = changed(base, {("nodes", ""): objects(base, "nodes", change)})
+    other, given = pseudonymous(evidence, secret=SECRET)
+    item = other.item("nodes")
+    assert item is not None
+    annotations = json.loads(item.text)[0]["metadata"]["annotations"]
+    assert annotations["projectcalico.org/IPv4Address"] == f"{given['10.9.8.7']}/24"
+    assert "lab.ebpfperf/emulation" in annotations
+    assert not [key for key in annotations if "other" in key]
