@@ -88,12 +88,13 @@ def gather(
     Raises
     ------
     KubeError
-        The API cannot be reached at all; what it refuses of single lists is in their items.
+        The API cannot be reached at all; what it refuses of single lists, or does not answer in
+        time, is in their items.
     """
     begun = now_utc()
     say("asking the API")
     asked = [source for source in API_SOURCES if only is None or source.name in only]
-    items = [gathering_api.listed(kube, source) for source in asked]
+    items = [gathering_api.listed(kube, each, first=each is asked[0]) for each in asked]
     release = gathering_api.release_of(kube, items)
     others = gathering_api.windows(items)
     asked_of = [name for name in names if name not in others]

@@ -42,29 +42,35 @@ def log_lines_of_each(nodes: int) -> int:
     return max(_FEWEST_LINES, min(LOG_LINES, _LINES_OF_ALL // max(nodes, 1)))
 
 
-def listed(kube: Kube, source: ApiSource, ending: str = "") -> Item:
-    """The list of a source; one that the API refuses has its reason."""
+def listed(kube: Kube, source: ApiSource, ending: str = "", *, first: bool = False) -> Item:
+    """A list as it is kept; what is refused, or not answered in time, is said in the item.
+
+    Raises
+    ------
+    KubeError
+        It is the first that is asked for, and the API is not reached.
+    """
     taken = now_utc()
     name = source.name + ending
     try:
         if source.kind in _CLUSTER_WIDE:
-            found = kube.cluster_wide(source.kind)
+            found = kube.cluster_wide(source.kind, kept=_trimmed)
         elif source.kind == "ConfigMap":
-            found = kube.everywhere(source.kind, named=_SERVICES_ENDPOINT)
+            found = kube.everywhere(source.kind, named=_SERVICES_ENDPOINT, kept=_trimmed)
         else:
-            found = kube.everywhere(source.kind)
+            found = kube.everywhere(source.kind, kept=_trimmed)
     except KubeError as error:
         if error.fields.get("status") == 404:
             # A kind that the cluster does not have: none of it is there.
             return Item(name, API, source.asked, taken, b"[]")
-        if "status" not in error.fields:
+        if first and "status" not in error.fields:
             raise
         return Item(name, API, source.asked, taken, error=error.what)
-    content = json.dumps([_trimmed(each) for each in found], separators=(",", ":")).encode()
+    content = json.dumps(found, separators=(",", ":")).encode()
     return Item(name, API, source.asked, taken, content)
 
 
-def _trimmed(found: Object) -> Object:
+def _trimmed(found: Mapping[str, Any]) -> Object:
     """An object without what nobody judges: of pods, what they are and where."""
     meta = {key: value for key, value in found["metadata"].items() if key not in _METADATA}
     if annotations := meta.get("annotations"):
@@ -103,9 +109,8 @@ def release_of(kube: Kube, items: Iterable[Item]) -> str:
     try:
         if found := kube.release():
             return found
-    except KubeError as error:
-        if "status" not in error.fields:
-            raise
+    except KubeError:
+        pass  # The image may say it; that the API is lost is seen in the lists.
     item = next((i for i in items if i.source == "daemonsets" and not i.error), None)
     for each in json.loads(item.content) if item is not None else []:
         inside = ((each.get("spec") or {}).get("template") or {}).get("spec") or {}
@@ -128,8 +133,6 @@ def logs(kube: Kube, names: Sequence[str], *, before: bool) -> list[Item]:
     try:
         pods = kube.calico_node_pods()
     except KubeError as error:
-        if "status" not in error.fields:
-            raise
         asked = "kubectl get pod -A -l k8s-app=calico-node"
         return [Item(LOG, name, asked, now_utc(), error=error.what) for name in names]
     most = log_lines_of_each(len(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from ebpfperf.kube_objects import Object
 from ebpfperf.remote import Node, SSHNode
 
 AT_ONCE = 16
+# Open files of a connection, and of everything else.
+_FILES_OF_EACH, _FILES = 4, 256
 
 
 def connect(kubeconfig: str | None, context: str | None) -> Kube:
@@ -64,6 +67,7 @@ def log_in(
 ) -> tuple[dict[str, Node], dict[str, NodeError]]:
     """The nodes that SSH reaches, in order, and why it does not reach the others."""
     refused: dict[str, NodeError] = {}
+    _let_open(_FILES + _FILES_OF_EACH * len(names))
 
     def one(name: str) -> Node | None:
         try:
@@ -75,6 +79,14 @@ def log_in(
     with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(names) or 1)) as pool:
         found = dict(zip(names, pool.map(one, names), strict=True))
     return {name: node for name, node in found.items() if node is not None}, refused
+
+
+def _let_open(files: int) -> None:
+    """Let this process have so many open files, as far as it may: many shells allow 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def name_of(found: Object) -> str:
