@@ -137,7 +137,7 @@ def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     first = {p.parent.name: p.read_bytes() for p in out.glob("trials/*/record.json")}
-    assert len(first) == 1
+    assert 0 < len(first) < 3
     assert specs(lab) != before
 
     # What ran on the nodes for it has ended with the connection.

@@ -103,11 +103,16 @@ def front(world: World) -> Iterator[Front]:
         world.pod("front-2", 2, behind="front") as pod,
         Backend(pod) as backend,
     ):
-        for address in (world.node(1).underlay_ip, world.node(2).underlay_ip):
-            eventually("the node ports answer", lambda a=address: answers(
-                world.client.holder_pid, a, service.node_port
-            ))  # fmt: skip
+        node_ports_answer(world, service)
         yield Front(service, backend)
+
+
+def node_ports_answer(world: World, service: Service) -> None:
+    """Wait until both nodes do: settings that have just changed may be on their way still."""
+    for address in (world.node(1).underlay_ip, world.node(2).underlay_ip):
+        eventually("the node ports answer", lambda a=address: answers(
+            world.client.holder_pid, a, service.node_port
+        ))  # fmt: skip
 
 
 @dataclass
@@ -164,6 +169,7 @@ def test_a_node_port_is_wrapped_to_the_node_of_its_backend_and_back(
     world: World, front: Front
 ) -> None:
     world.become(bpfLogLevel="Info")
+    node_ports_answer(world, front.service)
     marker = os.urandom(16)
     payloads = [marker + bytes(number) for number in range(PRIME)]
     node_1, node_2, client = world.node(1), world.node(2), world.client
@@ -202,6 +208,7 @@ def test_a_node_port_is_wrapped_to_the_node_of_its_backend_and_back(
 
 
 def test_a_node_port_of_the_backends_own_node_is_not_wrapped(world: World, front: Front) -> None:
+    node_ports_answer(world, front.service)
     marker = os.urandom(16)
     payloads = [marker + bytes(number) for number in range(31)]
     node_2, client = world.node(2), world.client
@@ -259,6 +266,7 @@ def cut_by_the_stack(*machines: LabNode) -> Iterator[None]:
 
 def test_bulk_passes_a_node_port_whole_both_ways(world: World, front: Front) -> None:
     world.become(bpfLogLevel="Info")
+    node_ports_answer(world, front.service)
     bulk_is_whole(world, front.service)
 
 
@@ -353,6 +361,7 @@ def test_affinity_keeps_a_client_with_its_backend_and_without_it_both_are_asked(
                 (pods[0].pid, (service.address, PORT)),
                 (outside, (node_1.underlay_ip, service.node_port)),
             ):
+                eventually("it answers", lambda p=pid, t=there: answers(p, *t))
                 found = Counter(asked(pid, *there) for _ in range(31))
                 # That chance asks only one of two happens once in 2 ** 30.
                 assert len(found) == behind, (service.name, found)
@@ -408,6 +417,7 @@ def test_what_does_not_fit_once_wrapped_is_answered_with_the_mtu_to_use(
     world: World, front: Front
 ) -> None:
     world.become(bpfLogLevel="Info")
+    node_ports_answer(world, front.service)
     node_1, client, limit = world.node(1), world.client, LIMIT[world.release]
     there = (node_1.underlay_ip, front.service.node_port)
     icmp = socket_in(client.holder_pid, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -503,6 +513,7 @@ def test_a_node_ports_packet_is_unwrapped_only_if_a_node_wrapped_it(
     world: World, front: Front
 ) -> None:
     world.become(bpfLogLevel="Info")
+    node_ports_answer(world, front.service)
     node_1, node_2, client = world.node(1), world.node(2), world.client
     reason = 0xED if world.release == "v3.16" else 11
     before = world.drops(node_2, node_2.nic, 11)
@@ -825,6 +836,7 @@ def test_with_dsr_the_backends_node_answers_as_the_node_that_was_asked(
     world: World, front: Front
 ) -> None:
     world.become(bpfExternalServiceMode="DSR")
+    node_ports_answer(world, front.service)
     marker = os.urandom(16)
     payloads = [marker + bytes(number) for number in range(PRIME)]
     node_1, node_2, client = world.node(1), world.node(2), world.client
@@ -946,6 +958,7 @@ def carries(world: World, overlay: str, mtu: int) -> None:
                 assert (data.get("id") == OVERLAY_VNI) is not told_by_the_packet
         of_the_overlay(overlay, one, other)
         segments_are_of_the_mtu(one, other, mtu)
+        eventually("the service answers", lambda: answers(one.pid, service.address, PORT))
         assert whole(outside, *there, 20_000_003)
         assert whole(one.pid, service.address, PORT, 20_000_003)
         oversize_is_answered(one, other, mtu)
