@@ -16,7 +16,10 @@ from ebpfperf.evidence_sources import MAPS
 TAKEN_OUT = "(taken out)"
 # A name such as EtcdPassword, FELIX_…_TOKEN or clientSecret; then =, : or ": and the value. Names
 # that say where a secret is (…File, …Path, …Name, …Ref) are followed by other letters.
-_WORD = rb"(?:passw(?:or)?d|passphrase|secret|token|api_?key|private_?key|credentials?)"
+_WORD = (
+    rb"(?:passw(?:or)?d|passphrase|secret|token|api[-_]?key|private[-_ ]?key|credentials?|"
+    rb"secret_?access_?key|key-data|(?<![a-z])psk)"
+)
 _VALUE = rb"(?:\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^\s,;\"'&}{\]\[]+)"
 _NAMED = re.compile(
     rb"(?i)(" + _WORD + rb"[\"']?\s*[=:]\s*)(" + _VALUE + rb")",
@@ -25,9 +28,18 @@ _NAMED = re.compile(
 _VARIABLE = re.compile(
     rb"(?i)(\"name\":\s*\"[^\"]*" + _WORD + rb"\",\s*\"value\":\s*)(\"(?:[^\"\\]|\\.)*\")"
 )
+# JSON within a string of JSON: \"password\":\"…\".
+_ESCAPED = re.compile(rb"(?i)(" + _WORD + rb"\\+\"\s*:\s*\\+\")([^\"\\]+)")
+_ARGUMENT = re.compile(rb"(?i)((?<![\w-])--?[\w-]*" + _WORD + rb"\s+)([^\s\"'-][^\s\"']*)")
 _BEARER = re.compile(rb"(?i)(\b(?:bearer|basic)\s+)([\w+/=.~-]{16,})")
-_IN_URL = re.compile(rb"(://[^/\s:@\"]+:)([^/\s@\"]+)(?=@)")
-_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S)
+_IN_URL = re.compile(rb"(://(?:[^/\s:@\"]+:)?)([^/\s@\"]+)(?=@)")
+# What is known by its form: a token that is signed (RFC 7519), an access key of AWS.
+_BY_FORM = re.compile(rb"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+_KEY = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"(?:.*?-----END [A-Z ]*PRIVATE KEY-----|(?:[A-Za-z0-9+/=\s]|\\n)*)",
+    re.S,
+)
 
 
 def redacted(evidence: Evidence) -> Evidence:
@@ -45,8 +57,8 @@ def _item(item: Item) -> Item:
 
 def without(content: bytes) -> bytes:
     """The text with ``(taken out)`` where a secret stood; quotes stay."""
-    found = _KEY.sub(TAKEN_OUT.encode(), content)
-    for pattern in (_VARIABLE, _NAMED, _BEARER, _IN_URL):
+    found = _BY_FORM.sub(TAKEN_OUT.encode(), _KEY.sub(TAKEN_OUT.encode(), content))
+    for pattern in (_VARIABLE, _NAMED, _ESCAPED, _ARGUMENT, _BEARER, _IN_URL):
         found = pattern.sub(_marked, found)
     return found
 

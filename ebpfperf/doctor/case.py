@@ -27,7 +27,7 @@ from ebpfperf.errors import EbpfperfError
 from ebpfperf.evidence import API, Evidence, Item
 from ebpfperf.evidence_sources import COUNTS, LATER, LOG, MAP_KINDS, MAPS
 from ebpfperf.felix_values import Effective
-from ebpfperf.kube_objects import Object, internal_ip
+from ebpfperf.kube_objects import Object, internal_ip, is_windows
 from ebpfperf.map_answers import NodeMaps
 from ebpfperf.mapdump import reading
 from ebpfperf.units import UNKNOWN
@@ -58,8 +58,16 @@ class Case:
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self.release = evidence.release
-        self.nodes = evidence.nodes
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self.windows = self._windows()
+        self.nodes = tuple(name for name in evidence.nodes if name not in self.windows)
+
+    def _windows(self) -> tuple[str, ...]:
+        """Nodes that run Windows: nothing is gathered of them, and no check is of them."""
+        found = _or_none(
+            lambda: [str(n["metadata"]["name"]) for n in self.objects("nodes") if is_windows(n)]
+        )
+        return tuple(name for name in self.evidence.nodes if name in (found or ()))
 
     # ---------------------------------------------------------------- raw
 

@@ -48,7 +48,7 @@ def diagnose(
     """
     case, asked_for = Case(evidence), tuple(checks)
     of_nodes: dict[str, list[Outcome]] = {check.id: [] for check in asked_for}
-    for node in case.nodes:
+    for node in (*case.nodes, *case.windows):
         for check in asked_for:
             of_nodes[check.id] += _of_node(case, check, node)
         case.forget_maps(node)
@@ -70,7 +70,8 @@ def diagnose(
 
 def result(case: Case, check: Check) -> Result:
     """What one check says."""
-    found = [outcome for node in case.nodes for outcome in _of_node(case, check, node)]
+    every = (*case.nodes, *case.windows)
+    found = [outcome for node in every for outcome in _of_node(case, check, node)]
     return _result(check, found or _of_cluster(case, check))
 
 
@@ -86,6 +87,9 @@ def _of_node(case: Case, check: Check, node: str) -> list[Outcome]:
     of_node = check.of_node
     if of_node is None or _outside(case, check):
         return []
+    if node in case.windows:
+        why = "a Windows node: Calico's eBPF mode is for Linux alone"
+        return [replace(not_applicable(why), node=node)]
     if check.ebpf and not _to_be_on(case, node):
         return [replace(not_applicable("eBPF mode is not asked for there"), node=node)]
     return asked(lambda: of_node(case, node), node)

@@ -102,11 +102,22 @@ def test_a_file_that_is_there_stays_unless_told(written: Path) -> None:
         "Authorization: Bearer hunter2hunter2hunter2",
         "endpoint https://user:hunter2@etcd.example:2379/",
         "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n",
+        "calico-node --etcd-password hunter2 -felix",
+        "endpoint https://hunter2@etcd.example:2379/",
+        "AWS_SECRET_ACCESS_KEY=hunter2",
+        '{"client-key-data":"hunter2"}',
+        "X-Api-Key: hunter2",
+        '{"note":"{\\"password\\":\\"hunter2\\"}"}',
+        "TYPHA_PSK=hunter2",
+        "using eyJhbGciOiJSUzI1NiJ9.eyJhbGciOiJub25lIn0hunter2.c2lnbmF0dXJl",
+        "id AKIAIOSFODNN7EXAMPLE",
     ],
 )
 def test_secrets_are_taken_out(line: str) -> None:
     found = without(line.encode()).decode()
     assert "hunter2" not in found
+    assert "AKIA" not in found
     assert TAKEN_OUT in found
     if line.startswith("{"):
         assert list(json.loads(found)) == list(json.loads(line))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from evidence_made import NODES, PLACE, changed, felix, healthy
+from evidence_made import NODES, PLACE, changed, felix, healthy, objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,3 +101,26 @@ def test_a_configuration_for_some_nodes_holds_on_those_that_its_selector_chooses
     assert found["node-2"].where == "FelixConfiguration some"
     blind = Case(changed(case.evidence, without={("nodes", "")}))
     assert str(blind.value("node-1", "bpfLogLevel").value).startswith("UNKNOWN")
+
+
+def windows(base: Evidence, node: str) -> Evidence:
+    """The evidence with one node that runs Windows, and of which nothing was gathered."""
+
+    def change(found: list[Any]) -> None:
+        own = next(each for each in found if each["metadata"]["name"] == node)
+        own["metadata"]["labels"]["kubernetes.io/os"] = "windows"
+
+    without = [place for place in base.items if place[1] == node]
+    return changed(base, {("nodes", ""): objects(base, "nodes", change)}, without=without)
+
+
+@pytest.mark.parametrize("release", RECORDED)
+def test_a_windows_node_is_asked_nothing_and_is_no_evidence_that_is_missing(release: str) -> None:
+    found = judge.diagnose(windows(healthy(release), "node-2"))
+    of_it = [each for result, each in found.outcomes() if each.node == "node-2"]
+    assert {each.verdict for each in of_it} == {Verdict.NOT_APPLICABLE, Verdict.FAIL}
+    # That the mixture is not supported is said once.
+    assert [result.id for result, each in found.outcomes() if each.verdict is Verdict.FAIL] == [
+        "A6"
+    ]
+    assert not found.counts()[Verdict.UNKNOWN]
