@@ -13,6 +13,7 @@ from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.doctor.performance_overlay import pod_prefixes, pools, show_value
 from ebpfperf.evidence_sources import MACHINE
 from ebpfperf.felix_values import shown
+from ebpfperf.kube_objects import internal_ip
 from ebpfperf.model import Overlay
 
 _KINDS = ("veth", "netkit", "")
@@ -24,13 +25,13 @@ _TUNNEL_OFFLOAD = "tx-udp_tnl-segmentation"
 
 def pod_devices(case: Case, node: str) -> list[view.Link]:
     """The node's ends of its pods' devices; Missing."""
-    prefixes = pod_prefixes(case, node)
+    prefixes, address = pod_prefixes(case, node), internal_ip(case.node_object(node))
+    links = case.links(node)
+    nic = None if address is None else view.link_of(links, address)
     return [
         each
-        for each in case.links(node)
-        if each.name.startswith(prefixes)
-        and each.kind in _KINDS
-        and each.name != case.nic(node).name
+        for each in links
+        if each.name.startswith(prefixes) and each.kind in _KINDS and each != nic
     ]
 
 

@@ -125,6 +125,7 @@ def _steal(case: Case, node: str) -> Iterator[Outcome]:
     now = _ticks(case, node, "statistics" + LATER)
     then = _ticks(case, node, "statistics")
     if then is None:
+        _ = case.item("statistics", node)  # Why it is missing.
         raise Missing("/proc/stat was not read", case.show("statistics", node))
     source, since = "statistics" + LATER, f"within {case.evidence.seconds:.0f} s"
     if now is None:

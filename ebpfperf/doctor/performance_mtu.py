@@ -12,9 +12,10 @@ from ebpfperf.calico.releases import AUTO_MTU_FROM
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor import clouds
 from ebpfperf.doctor.case import Case, Missing
+from ebpfperf.doctor.devices import parse_devices
 from ebpfperf.doctor.performance_devices import pod_devices
 from ebpfperf.doctor.performance_overlay import FLAGS, pools
-from ebpfperf.kube_objects import internal_ip
+from ebpfperf.kube_objects import internal_ip, internal_ips
 from ebpfperf.model import Overlay, Scope
 
 SMALLER_BYTES = 10
@@ -79,7 +80,7 @@ def _carrying(case: Case, node: str) -> view.Link:
     A node's address may be one that routers announce, on the loopback device: then those of the
     default routes carry it, of which the smallest MTU counts.
     """
-    own = case.nic(node)
+    own = _with_address(case, node)
     if own.name != "lo" and own.kind != "dummy":
         return own
     names = case.default_devices(node)
@@ -88,6 +89,18 @@ def _carrying(case: Case, node: str) -> view.Link:
         why = f"the node's address is on {own.name}, and no default route says which NIC carries it"
         raise Missing(why, case.show("links", node))
     return min(found, key=lambda link: link.mtu_bytes)
+
+
+def _with_address(case: Case, node: str) -> view.Link:
+    """The device with the node's IPv4 address, or where it has none with one of IPv6; Missing."""
+    own = internal_ips(case.node_object(node))
+    if not own or internal_ip(case.node_object(node)) is not None:
+        return case.nic(node)
+    devices = parse_devices(case.text("links", node)).values()
+    names = [each.name for each in devices if not {*own}.isdisjoint(each.addresses)]
+    if not names:
+        raise Missing(f"no device carries {own[0]}", case.show("links", node))
+    return next(link for link in case.links(node) if link.name == names[0])
 
 
 def _wrong(

@@ -135,8 +135,12 @@ def test_a_node_with_ipv6_alone_is_judged_by_its_nic_too() -> None:
     found = only(changed(evidence, pattern), "A8")
     assert (found.verdict, found.subject) == (Verdict.FAIL, NIC)
     assert "2001:db8::11" in found.what
-    # E7 knows IPv4 alone, and says so.
-    assert "no IPv4 InternalIP" in only(evidence, "E7").what
+    assert of_node(evidence, "E7") == {"E7": "OK"}
+    assert verdicts(replace(evidence, release="v3.30.2"), "E12")[NODE] == "OK"
+    assert only(pods_of(1501, evidence), "E7").verdict is Verdict.FAIL
+    elsewhere = addressed(["2001:db8::99"], evidence)
+    assert only(elsewhere, "E7").what == "No device carries 2001:db8::99."
+    assert only(addressed([], evidence), "E7").verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize("to", ["lo", "dummy0"])
@@ -263,6 +267,32 @@ def test_nodes_without_python_and_findmnt_are_judged_by_the_rest() -> None:
         "E2": "OK", "E7": "OK", "E8": "UNKNOWN",
     }  # fmt: skip
     assert verdicts(none, "A6") == {"": "OK"}
+
+
+def test_pods_that_may_not_be_listed_matter_only_where_felix_s_process_is_not_seen() -> None:
+    refused = replace(BASE.items["pods", ""], content=b"", error="You may not list pods.")
+    unseen = replace(BASE, items={**BASE.items, ("pods", ""): refused})
+    assert only(unseen, "E2").what == "You may not list pods."
+    process = "==> environment <==\nFELIX_LOGSEVERITYSCREEN=info\n==> file <==\n"
+    seen = changed(unseen, {("felix-process", NODE): process})
+    assert of_node(seen, "A1 A2 A5 A8 E2") == dict.fromkeys("A1 A2 A5 A8 E2".split(), "OK")
+
+
+def test_a_node_that_is_not_reached_is_unknown_for_that_reason() -> None:
+    places = [place for place in BASE.items if place[1] == NODE]
+    lost = replace(changed(BASE, without=places), lost={NODE: "it refused"})
+    for result in judge.diagnose(lost).results:
+        for each in result.outcomes:
+            if each.node == NODE and each.verdict is Verdict.UNKNOWN and result.id[0] == "E":
+                assert each.what == "The node was not reached: it refused.", result.id
+
+
+def test_all_checks_together_say_what_each_says_alone() -> None:
+    refused = changed(BASE, {("bpffs", NODE): ""}, statuses={("bpffs", NODE): 1})
+    together = {found.id: found for found in judge.diagnose(refused).results}
+    assert list(together) == [check.id for check in judge.CHECKS]
+    for check in judge.CHECKS:
+        assert together[check.id] == judge.result(Case(refused), check)
 
 
 def test_a_windows_node_that_was_named_is_said_once() -> None:
