@@ -107,7 +107,7 @@ class Evidence:
     file
         Key → text of Felix's file; None where it was not read.
     pools
-        Name → ``spec`` of every IPPool.
+        Name → ``spec`` of every IPPool; None where they were not read.
     unsupported
         Whether Felix's log says that the kernel does not let it forward by eBPF.
     remarks
@@ -272,7 +272,10 @@ def _unset(evidence: Evidence, field: Field) -> Effective:
 
 def _derived(evidence: Evidence, field: Field) -> Effective:
     """A tunnel flag that nobody sets: on if a pool that is not disabled asks for it."""
-    tunnels = enabled({}, (evidence.pools or {}).values(), evidence.release)
+    if evidence.pools is None:
+        value = f"{UNKNOWN}: it follows of the IP pools, which were not read"
+        return Effective(evidence.node, field.name, value, Origin.DERIVED, "IP pools")
+    tunnels = enabled({}, evidence.pools.values(), evidence.release)
     on = tunnels.ipip if field.name == "ipipEnabled" else tunnels.vxlan
     where = f"IP pools: {', '.join(_asking(evidence, field)) or 'none asks for it'}"
     return Effective(evidence.node, field.name, on, Origin.DERIVED, where)

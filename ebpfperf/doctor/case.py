@@ -93,7 +93,7 @@ class Case:
             raise Missing(why, self.show(source, node))
         if found.status == _NOT_FOUND:
             tool = found.asked.split()[0]
-            raise Missing(f"{tool} is not installed there", self.show(source, node))
+            raise Missing(f"there is no {tool} on the node", self.show(source, node))
         return found
 
     def text(self, source: str, node: str = API) -> str:
@@ -216,8 +216,9 @@ class Case:
             environment, file = felix_values.parse_printed(self.text("felix-process", node))
         except Missing as missing:
             remarks.append(missing.why)
-        pod = self.calico_pod(node)
-        if environment is None and pod is not None:
+        # What the process itself has is all of it: the pod need not be known as well.
+        pod = self.calico_pod(node) if environment is None else None
+        if pod is not None:
             environment = {
                 name: text
                 for name, text in felixenv.variables(pod).items()
@@ -236,7 +237,7 @@ class Case:
             labels=_or_none(lambda: felix_selected.labels_of(self.node_object(node))),
             environment=environment,
             file=file,
-            pools=self.pools(),
+            pools=_or_none(self.pools),
             unsupported=unsupported,
             remarks=tuple(remarks),
         )

@@ -14,7 +14,7 @@ from ebpfperf.doctor.case import Case, Missing, unknown
 from ebpfperf.doctor.declaration import PAGE, Check
 from ebpfperf.doctor.where_on import where_on
 from ebpfperf.evidence_sources import LOG, MAPS
-from ebpfperf.felix_values import Effective
+from ebpfperf.felix_values import Effective, Origin
 from ebpfperf.mapdump.summaries import FULL_PCT, NEARLY_FULL_PCT
 
 LEVEL, CLEANER, FILTERS = "bpfLogLevel", "bpfConntrackLogLevel", "bpfLogFilters"
@@ -238,6 +238,8 @@ def _enlarged(case: Case, node: str) -> Iterator[Outcome]:
     if lines:
         sizes = _FULL.search(lines[-1])
         assert sizes is not None
+        if _set_to(case, node, int(sizes[2])):
+            return  # Somebody has done it since.
         yield Outcome(
             Verdict.WARN,
             f"Felix found the connection table nearly full and enlarged it from {sizes[1]} to "
@@ -245,6 +247,16 @@ def _enlarged(case: Case, node: str) -> Iterator[Outcome]:
             (case.show(LOG, node, lines[-1]),),
             remedy=f"Set the size at once: {_size(case, node, int(sizes[2]))}",
         )
+
+
+def _set_to(case: Case, node: str, entries: int) -> bool:
+    """Whether the size is set to so many, or more."""
+    try:
+        value = case.value(node, SIZE)
+    except Missing:
+        return False
+    set_so = value.origin is not Origin.RELEASE and isinstance(value.value, int)
+    return set_so and value.value >= entries
 
 
 def _enlarge(case: Case, node: str, most: int) -> str:

@@ -27,6 +27,7 @@ ENFORCE = "bpfEnforceRPF"
 STATISTICS = "statistics"
 FEW_SYN_SENT = 5
 """Fewer connections than this that wait for an answer say nothing about servers."""
+OVERLAYS = (VXLAN_DEVICE, "vxlan-v6.calico")
 MULTICASTS_PER_S = 5.0
 """So many packets of its own a second and fewer are dropped by an overlay's device that is well."""
 MOST = 8
@@ -185,8 +186,10 @@ def _common(grown: kernel_counts.Grown, seconds: float) -> bool:
     """
     if grown.what == kernel_counts.SQUEEZED:
         return grown.count <= SQUEEZED_PER_S * seconds
-    return (grown.device, grown.what) == (VXLAN_DEVICE, "tx dropped") and (
-        grown.count <= MULTICASTS_PER_S * max(seconds, 1.0)
+    return (
+        grown.device in OVERLAYS
+        and grown.what == "tx dropped"
+        and (grown.count <= MULTICASTS_PER_S * max(seconds, 1.0))
     )
 
 
@@ -275,7 +278,8 @@ CHECKS: tuple[Check, ...] = (
         (STATISTICS,),
         "Any growth of a device's drops or errors, of softnet's drops or of a drop counter of IP, "
         f"UDP or TCP is WARN; of time squeezes more than {SQUEEZED_PER_S:g} a second, of what "
-        f"{VXLAN_DEVICE} drops while sending more than {MULTICASTS_PER_S:g}. Not read: ethtool -S.",
+        f"{' or '.join(OVERLAYS)} drops while sending more than {MULTICASTS_PER_S:g}. Not read: "
+        "ethtool -S.",
         "the kernel's Documentation/networking/snmp_counter.rst and statistics.rst",
         of_node=kernel,
         ebpf=False,

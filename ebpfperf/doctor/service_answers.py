@@ -324,8 +324,8 @@ CHECKS: tuple[Check, ...] = (
         "B5", "dsr-aws", "With DSR on AWS: is the source/destination check off?",
         "Node ports answer only from backends on the node that was asked.",
         ("felixconfigurations", "felix-process", "cloud", SOURCE_PROBE),
-        "Foreign sources that arrive are OK, that do not FAIL; awsSrcDstCheck Enable is FAIL; "
-        "nothing tried UNKNOWN.",
+        "Foreign sources that arrive are OK, that do not FAIL; awsSrcDstCheck Enable is FAIL, or "
+        "WARN while they still arrive; nothing tried UNKNOWN.",
         PAGE, of_node=aws,
     ),
     Check(

@@ -124,6 +124,8 @@ def api_endpoint(case: Case) -> Iterator[Outcome]:
                 (line,),
             )  # fmt: skip
         return
+    if case.minor >= _BOOTSTRAP_FROM:
+        case.objects("installations")  # Missing: the operator may tell Calico.
     nodes = ", ".join(without[:_NAMED]) + (" …" if len(without) > _NAMED else "")
     where = f" (only in {found[0]['metadata'].get('namespace')})" if found else ""
     yield Outcome(
@@ -143,7 +145,7 @@ def _no_kube_proxy(case: Case, node: str) -> bool:
 def _told_by_pods(case: Case) -> tuple[str, tuple[Shown, ...]]:
     """How the operator, or the DaemonSet itself, tells calico-node; empty where neither does."""
     if case.minor >= _BOOTSTRAP_FROM:
-        for each in case.objects("installations"):
+        for each in _installations(case):
             network = (each.get("spec") or {}).get("calicoNetwork") or {}
             if network.get("bpfNetworkBootstrap") == "Enabled":
                 line = case.show("installations", excerpt="bpfNetworkBootstrap: Enabled")
@@ -156,6 +158,14 @@ def _told_by_pods(case: Case) -> tuple[str, tuple[Shown, ...]]:
             line = case.show("daemonsets", excerpt=f"calico-node: {_ENDPOINT_KEYS[0]}={host}")
             return f"calico-node's DaemonSet says where the API is: {host}.", (line,)
     return "", ()
+
+
+def _installations(case: Case) -> list[Object]:
+    """The operator's; none where they were not to be read: then a ConfigMap may still do."""
+    try:
+        return case.objects("installations")
+    except Missing:
+        return []
 
 
 def _environment(daemonset: Object) -> dict[str, str]:
@@ -188,7 +198,10 @@ def _cluster_addresses(case: Case) -> set[str]:
 
 
 def _endpoint_remedy(case: Case) -> str:
-    place = "tigera-operator" if case.objects("installations") else "kube-system"
+    try:
+        place = "tigera-operator" if case.objects("installations") else "kube-system"
+    except Missing:
+        place = "<tigera-operator, where the operator is; else kube-system>"
     return (
         f"Create it: kubectl create configmap -n {place} {ENDPOINT} --from-literal="
         "KUBERNETES_SERVICE_HOST=<the API server's own address> --from-literal="

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ebpfperf.diagnosis import Shown
-from ebpfperf.doctor.case import Case, Missing
+from ebpfperf.doctor.case import UNREADABLE, Case, Missing
 from ebpfperf.evidence_sources import SOURCE_PROBE, VXLAN_PROBE
 
 # felix/bpf-gpl of v3.16.1: the port of node ports is compiled in; vxlanPort is the overlay's alone.
@@ -114,10 +114,21 @@ def named(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def _why_none(case: Case) -> str:
+    try:
+        for node in case.nodes:
+            case.address(node)
+    except Missing as missing:
+        return f": they are of IPv4, and of {node} {missing.why}"
+    except UNREADABLE:
+        pass
+    return ""
+
+
 def _pairs(case: Case, source: str) -> tuple[Pair, ...]:
     items = [item for item in case.evidence if item.source == source]
     if not items:
-        raise Missing("no datagrams were sent between the nodes")
+        raise Missing(f"no datagrams were sent between the nodes{_why_none(case)}")
     found = []
     for item in items:
         if item.error:

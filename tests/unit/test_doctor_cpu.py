@@ -475,6 +475,12 @@ def test_a_table_that_felix_enlarged_is_told_with_its_line() -> None:
     assert [each.verdict for each in found] == ["WARN", "OK"]
     assert "from 512000 to 1024000" in found[0].what
     assert "bpfMapSizeConntrack: 1024000" in found[0].remedy
+    # The line stays in the log when somebody has done so.
+    for size, expected in ((1_024_000, ["OK"]), (1_000_000, ["WARN", "OK"])):
+        told = felix(base, {"bpfMapSizeConntrack": size})
+        answers = {("log", NODE): line, ("felixconfigurations", ""): told}
+        found = outcomes(changed(base, answers), "C8")[NODE]
+        assert [each.verdict for each in found] == expected
 
 
 def test_a_table_that_was_not_read_is_unknown() -> None:

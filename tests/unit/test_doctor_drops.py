@@ -400,6 +400,19 @@ def test_an_overlays_device_drops_its_own_multicast() -> None:
         "vxlan.calico tx dropped +10" in of(grown(overlay={"dropped": 10}), "D6").shown[0].excerpt
     )
     assert of(grown(overlay={"dropped": 11}), "D6").verdict == "WARN"
+
+
+def test_an_overlay_of_ipv6_does_so_too() -> None:
+    """As a VXLAN device of another CNI plugin does not: nobody here knows what it is for."""
+    for device, verdict in (("vxlan-v6.calico", "OK"), ("flannel.1", "WARN")):
+        texts = [
+            statistics(overlay={"dropped": count}).replace("vxlan.calico", device)
+            for count in (0, 3)
+        ]
+        evidence = changed(
+            healthy(), {("statistics", NODE): texts[0], ("statistics/later", NODE): texts[1]}
+        )
+        assert of(evidence, "D6").verdict == verdict
     assert of(grown(overlay={"errors": 1}), "D6").verdict == "WARN"
 
 

@@ -809,3 +809,50 @@ def test_b12_where_kube_proxy_runs_everywhere_it_does_not_matter() -> None:
     half = changed(api([]), {("processes/later", "node-1"): "100 20.0\nkube-proxy 77 1 1\n"})
     found = one(half, "B12", "")
     assert "kube-proxy is not on node-2," in found.what
+
+
+def refused(evidence: Evidence, *sources: str) -> Evidence:
+    """The evidence where the API refuses these lists."""
+    items = {
+        (name, ""): Item(name, "", name, evidence.taken_utc, error=f"You may not list {name}.")
+        for name in sources
+    }
+    return replace(evidence, items={**evidence.items, **items})
+
+
+def test_b12_what_the_operator_was_told_and_may_not_be_read() -> None:
+    # With the ConfigMap nothing depends on it; without, the operator may tell Calico.
+    assert verdicts(refused(api(CONFIGMAP), "installations"), "B12") == {"": "OK"}
+    found = one(refused(api([]), "installations"), "B12", "")
+    assert (found.verdict, "may not list installations" in found.what) == ("UNKNOWN", True)
+    # Before v3.31 it cannot, and where the ConfigMap belongs is told for both.
+    older = refused(changed(base(), {("configmaps", ""): "[]"}), "installations")
+    found = one(older, "B12", "")
+    assert (found.verdict, "<tigera-operator" in found.remedy) == ("FAIL", True)
+
+
+@pytest.mark.parametrize("source", ["pods", "ippools"])
+def test_fields_do_not_depend_on_lists_beside_the_process(source: str) -> None:
+    printed = "==> environment <==\nFELIX_LOGSEVERITYSCREEN=info\n==> file <==\n"
+    evidence = refused(on_both(base(), "felix-process", printed), source)
+    assert verdicts(evidence, "C5") == dict.fromkeys(NODES, "OK")
+    assert verdicts(evidence, "B9") == dict.fromkeys(NODES, "OK")
+
+
+def test_an_encapsulation_that_follows_of_pools_that_were_not_read_is_unknown() -> None:
+    for node, (found,) in outcomes(refused(base(), "ippools"), "B11").items():
+        assert (node in NODES, found.verdict) == (True, "UNKNOWN")
+        assert "IP pools, which were not read" in found.what
+    told = refused(base(vxlanEnabled=False), "ippools")
+    assert verdicts(told, "B11") == dict.fromkeys(NODES, "N/A")
+
+
+def test_b3_of_nodes_without_ipv4_says_why_nothing_was_sent() -> None:
+    def change(found: list[Any]) -> None:
+        for node in found:
+            node["status"]["addresses"] = [{"type": "InternalIP", "address": "2001:db8::1"}]
+
+    nodes = objects(base(), "nodes", change)
+    found = one(changed(with_items(base(), []), {("nodes", ""): nodes}), "B3", "")
+    assert (found.verdict, "no IPv4 InternalIP" in found.what) == ("UNKNOWN", True)
+    assert "IPv4" not in one(with_items(base(), []), "B3", "").what
