@@ -271,7 +271,7 @@ def _unset(evidence: Evidence, field: Field) -> Effective:
 
 
 def _derived(evidence: Evidence, field: Field) -> Effective:
-    """A tunnel flag that nobody sets: on if a pool that is not disabled asks for it."""
+    """A tunnel flag that nobody sets: on if a pool asks for it, disabled or not."""
     if evidence.pools is None:
         value = f"{UNKNOWN}: it follows of the IP pools, which were not read"
         return Effective(evidence.node, field.name, value, Origin.DERIVED, "IP pools")
@@ -287,7 +287,7 @@ def _asking(evidence: Evidence, field: Field) -> list[str]:
     return [
         f"{name} has {mode} {spec[mode]}"
         for name, spec in (evidence.pools or {}).items()
-        if spec.get(mode, NEVER) not in ("", NEVER) and not spec.get("disabled")
+        if spec.get(mode, NEVER) not in ("", NEVER)
     ]
 
 

@@ -27,11 +27,12 @@ def enabled(
     """Which tunnels Felix maintains.
 
     A flag that is set wins. An unset one is false up to v3.22, and from v3.23 on true if any pool
-    that is not disabled asks for that encapsulation.
+    asks for that encapsulation; a disabled one, too: pods may have addresses of it.
 
-    Source: projectcalico/calico felix/calc/encapsulation_calculator.go, commit 435eee2002.
+    Source: projectcalico/calico felix/calc/encapsulation_resolver.go (EncapsulationCalculator,
+    handleAPIPool and updatePool look at the modes alone).
     """
-    specs = [spec for spec in pool_specs if not spec.get("disabled")]
+    specs = list(pool_specs)
     derive = derives_encapsulation(version)
 
     def flag(name: str, mode: str) -> bool:

@@ -31,8 +31,9 @@ CHECKS: tuple[Check, ...] = (
         "Are Felix's tunnels off that no pool asks for?",
         "Traffic is slow though no overlay is used, or pods have a smaller MTU than they may.",
         _FELIX,
-        "A flag that is true though no pool asks for it is FAIL where it switches the FIB "
-        "short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to v3.17), else WARN.",
+        "A flag that is true though no pool asks for it, or only a disabled one without pods, is "
+        "FAIL where it switches the FIB short-cut off (ipipEnabled up to v3.31, vxlanEnabled up to "
+        "v3.17), else WARN.",
         f"{PAGE}; felix/dataplane/linux/int_dataplane.go",
         of_node=flags.flags_without_overlay,
     ),

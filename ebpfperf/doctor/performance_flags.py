@@ -11,6 +11,7 @@ from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
 from ebpfperf.doctor.performance_overlay import (
     FLAGS,
+    MODES,
     NO_IPIP_SHORTCUT_BEFORE,
     PoolUse,
     pools,
@@ -84,7 +85,7 @@ def _needless(
         costs.append(f"new pods have {overhead} bytes of MTU less")
     costs.append("there is a tunnel device more")
     said = (
-        f"{value.field} is true by {value.where}, though no pool uses {kind.value.upper()}: "
+        f"{value.field} is true by {value.where}, though no pod needs {kind.value.upper()}: "
         f"{_and(costs)}."
     )
     verdict = Verdict.FAIL if ends and not off_anyway else Verdict.WARN
@@ -97,7 +98,14 @@ def _needless(
 def _off(case: Case, value: Effective) -> str:
     """How to switch a flag off where it is set, as this release wants it."""
     derived = case.minor >= DERIVES_ENCAPSULATION_FROM
-    if value.origin in (Origin.ENVIRONMENT, Origin.FILE):
+    if value.origin is Origin.DERIVED:
+        kind = FLAGS[value.field][0]
+        named = ", ".join(pool.name for pool in pools(case) if pool.overlay is kind)
+        said = (
+            f"Delete pool {named}, which is disabled and of which no pod has an address, or set "
+            f"its {MODES[kind]} to Never"
+        )
+    elif value.origin in (Origin.ENVIRONMENT, Origin.FILE):
         name = felix_fields.field(value.field)
         named = name.variable if value.origin is Origin.ENVIRONMENT else name.internal
         where = (
@@ -140,7 +148,7 @@ def overlay_without_flags(case: Case, node: str) -> Iterator[Outcome]:
     """Whether a pool asks for an overlay whose tunnel Felix does not keep."""
     known = [pool for pool in pools(case) if ":" not in str(pool.spec.get("cidr"))]
     asked = {
-        name: [pool for pool in _asking(known, kind) if not pool.disabled]
+        name: [pool for pool in _asking(known, kind) if not pool.disabled or pool.pods]
         for name, (kind, _) in FLAGS.items()
     }
     if not any(asked.values()):

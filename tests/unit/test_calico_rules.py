@@ -40,7 +40,7 @@ def test_host_mtu_is_the_smallest_of_the_matching_devices() -> None:
         ({}, {"ipipMode": "Always"}, "v3.22.5", Enabled(False, False)),
         ({"ipipEnabled": False}, {"ipipMode": "Always"}, "v3.26.1", Enabled(False, False)),
         ({"vxlanEnabled": True}, {}, "v3.32.1", Enabled(False, True)),
-        ({}, {"vxlanMode": "Always", "disabled": True}, "v3.30.2", Enabled(False, False)),
+        ({}, {"vxlanMode": "Always", "disabled": True}, "v3.30.2", Enabled(False, True)),
     ],
 )
 def test_unset_flags_derive_from_pools_from_v323(spec, pool, version, expected) -> None:

@@ -191,6 +191,38 @@ def test_flags_are_unknown_without_the_resources() -> None:
     assert verdicts(evidence, "E2") == {"node-1": "UNKNOWN", NODE: "UNKNOWN"}
 
 
+def with_old_pool(evidence: Evidence, cidr: str = "10.200.0.0/16") -> Evidence:
+    """With a pool that somebody disabled."""
+
+    def add(found: list[Any]) -> None:
+        spec = {"cidr": cidr, "ipipMode": "Always", "disabled": True}
+        found.append({"metadata": {"name": "old"}, "spec": spec})
+
+    return changed(evidence, {("ippools", ""): objects(evidence, "ippools", add)})
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"),
+    [("v3.22.0", "OK"), ("v3.23.0", "FAIL"), ("v3.31.0", "FAIL"), ("v3.32.0", "WARN")],
+)
+def test_a_disabled_pool_keeps_its_tunnel_since_v3_23(release: str, verdict: str) -> None:
+    evidence = with_old_pool(base(release))
+    assert verdicts(evidence, "E2")[NODE] == verdict
+    if verdict != "OK":
+        found = only(evidence, "E2", NODE)
+        assert found.what.startswith("ipipEnabled is true by IP pools: old has ipipMode Always")
+        assert "Delete pool old" in found.remedy
+        assert "kubectl patch felixconfiguration" not in found.remedy
+
+
+def test_a_disabled_pool_of_which_pods_have_addresses_needs_its_flag() -> None:
+    used = with_old_pool(base("v3.26.0"), "198.19.0.0/16")
+    assert verdicts(used, "E2")[NODE] == "OK"
+    assert verdicts(flagged(used, ipipEnabled=False), "E3")[NODE] == "FAIL"
+    unused = with_old_pool(base("v3.26.0"))
+    assert verdicts(flagged(unused, ipipEnabled=False), "E3")[NODE] == "OK"
+
+
 # ------------------------------------------------------------------------------------ E3
 
 

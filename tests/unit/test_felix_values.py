@@ -26,7 +26,7 @@ PORT = field("vxlanPort")
 NODE = "node-1"
 POOLS: dict[str, dict[str, Any]] = {
     "one": {"ipipMode": "Never", "vxlanMode": "CrossSubnet"},
-    "two": {"ipipMode": "Always", "disabled": True},
+    "two": {"ipipMode": "Never", "vxlanMode": "Never"},
 }
 # Place → how the evidence says it there, highest first.
 PLACES: dict[Origin, tuple[str, Any]] = {
@@ -52,6 +52,12 @@ def test_the_highest_place_wins_and_the_others_are_shown(places: tuple[Origin, .
         return
     assert (found.value, found.origin) == (VALUES[places[0]], places[0])
     assert [(g.origin, g.value) for g in found.shadowed] == [(p, VALUES[p]) for p in places[1:]]
+
+
+def test_a_disabled_pool_asks_for_its_tunnel_too() -> None:
+    pools = {**POOLS, "old": {"ipipMode": "Always", "disabled": True}}
+    found = value_of(seen("v3.32.1", pools=pools), field("ipipEnabled"))
+    assert (found.value, found.where) == (True, "IP pools: old has ipipMode Always")
 
 
 def test_places_have_the_names_by_which_people_look_for_them() -> None:
