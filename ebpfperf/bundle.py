@@ -26,6 +26,8 @@ SCHEMA = 1
 MOST_BYTES = 1_000_000_000
 MOST_FILES = 200_000
 _PIECE_BYTES = 1 << 20
+# A header, what fills a block, and its row of the index.
+_OF_ITEM_BYTES = 2_000
 _INDEX = "index.json"
 _FIELDS = ("source", "node", "asked", "taken_utc", "status", "error")
 _FILE = re.compile(r"items/[\w.-]+")
@@ -41,8 +43,15 @@ def write(evidence: Evidence, path: Path, *, force: bool = False) -> None:
     """Write the archive, without secrets, readable by its owner alone.
 
     It exists whole or not at all. FileExistsError where something is there, unless ``force``;
-    other OSError as they come.
+    other OSError as they come. InputError where it would be larger than ``read`` takes.
     """
+    size = sum(len(item.content) + _OF_ITEM_BYTES for item in evidence)
+    if size > MOST_BYTES:
+        raise InputError(
+            f"What was gathered is {size // 1_000_000} MB, more than the "
+            f"{MOST_BYTES // 1_000_000} MB of a bundle.",
+            "Gather fewer nodes (--node), or no maps (--no-maps).",
+        )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)

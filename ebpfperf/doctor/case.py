@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from ebpfperf import felix_selected, felix_values, map_answers
+from ebpfperf import felix_selected, felix_values, map_answers, map_checks
 from ebpfperf import network_view as view
 from ebpfperf.calico import felix_fields, felixenv
 from ebpfperf.calico.felix_fields import PREFIX
@@ -36,6 +36,7 @@ T = TypeVar("T")
 EXCERPT_LINES, EXCERPT_CHARACTERS = 12, 1_200
 _NOT_FOUND = 127
 _SUDO = b"sudo: "
+CHOSEN_IPV4 = map_checks.CHOSEN[0]
 # Whatever a parser may raise of an answer that is none.
 UNREADABLE = (
     ArithmeticError, AttributeError, EbpfperfError, LookupError, RecursionError, TypeError,
@@ -131,8 +132,13 @@ class Case:
         return by_name[node]
 
     def address(self, node: str) -> str:
-        """Its first IPv4 InternalIP; Missing."""
-        found = internal_ip(self.node_object(node))
+        """The IPv4 address that Calico chose, where it says so, or the first InternalIP; Missing.
+
+        With several NICs it need not be the kubelet's.
+        """
+        own = self.node_object(node)
+        chosen = (own["metadata"].get("annotations") or {}).get(CHOSEN_IPV4)
+        found = str(chosen).partition("/")[0] if chosen else internal_ip(own)
         if found is None:
             raise Missing("the node has no IPv4 InternalIP")
         return found

@@ -42,6 +42,15 @@ _REMEDIES = {
 }
 
 
+# What a stranger's packets, or a service without endpoints, bring about: the node is well.
+OF_SENDERS = (
+    "packets with unsupported IP options", "malformed IP packets",
+    "packets hitting blackhole route", "fragment of yet incomplete packet",
+    "fragment out of order within host", "fragments not supported",
+    "Maglev lookup found no backends for service IP",
+)  # fmt: skip
+
+
 @where_on
 def reasons(case: Case, node: str) -> Iterator[Outcome]:
     """D2: what Calico's counters say was dropped, by device, direction and reason."""
@@ -53,7 +62,8 @@ def reasons(case: Case, node: str) -> Iterator[Outcome]:
     seconds = found.drops.seconds
     wrong, asked = _parted(found.of(Source.COUNTERS))
     for row in wrong:
-        yield _reason(case, row, seconds, Verdict.FAIL, _REMEDIES.get(row.reason, ""))
+        verdict = Verdict.WARN if row.reason in OF_SENDERS else Verdict.FAIL
+        yield _reason(case, row, seconds, verdict, _REMEDIES.get(row.reason, ""))
     much = [row for row in asked if _much(row)]
     for row in much:
         remedy = f"Is it meant? {_policy_dump(case, row)}"
@@ -147,8 +157,9 @@ CHECKS: tuple[Check, ...] = (
         "For which reasons do programs drop packets?",
         "Connections fail or stall.",
         (COUNTS,),
-        "Any reason but policy and a QoS limit is FAIL; those are WARN above "
-        f"{MUCH_PCT:g} % of the packets there, else OK.",
+        "Any reason but policy and a QoS limit is FAIL, or WARN where senders alone bring it about "
+        "(IP options, malformed, fragments, blackhole routes, Maglev without backends); policy and "
+        f"limits are WARN above {MUCH_PCT:g} % of the packets there, else OK.",
         CURRENT,
         of_node=reasons,
         since=ONE_MAP_FROM,

@@ -339,7 +339,8 @@ CHECKS: tuple[Check, ...] = (
         "B7", "dsr-load-balancer", "With DSR: does a cloud's load balancer stand before a service?",
         "Connections through the load balancer hang; straight to a node they work.",
         ("felixconfigurations", "felix-process", "services", "cloud"),
-        "DSR and a Service of type LoadBalancer in a cloud is FAIL; elsewhere, or with "
+        "DSR and a Service of type LoadBalancer with an address and externalTrafficPolicy Cluster "
+        "(with Local no node forwards to another) in a cloud is FAIL; elsewhere, or with "
         "bpfDSROptoutCIDRs (v3.26 and later), UNKNOWN.",
         PAGE, of_cluster=balanced,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
@@ -12,6 +12,7 @@ from ebpfperf.doctor import values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.declaration import CURRENT, Check
 from ebpfperf.doctor.node_state import Mode
+from ebpfperf.doctor.service_maps import OTHER_PROXY
 from ebpfperf.felix_values import Effective
 from ebpfperf.kube_objects import Object
 
@@ -21,6 +22,7 @@ NAT_DEVICE = "bpfin.cali"
 RP_FILTER = "net.ipv4.conf.all.rp_filter"
 _CONNECT = re.compile(r"^\s*\d+\s+\S*connect\S*\s.*\bcali", re.M)
 _EMULATION = "lab.ebpfperf/emulation"
+_EXCLUDED = "projectcalico.org/natExcludeService"
 _NAMED = 5
 
 
@@ -175,11 +177,18 @@ def _without_route(case: Case, node: str) -> list[str]:
     return [
         f"{service['metadata'].get('namespace', '')}/{service['metadata']['name']}"
         for service in case.services()
+        if not _served_otherwise(service["metadata"])
         if any(p.get("protocol") == "UDP" for p in (service.get("spec") or {}).get("ports") or ())
         for address in addresses(service)
         if "." in address
         and not any(ipaddress.IPv4Address(address) in network for network in networks)
     ]
+
+
+def _served_otherwise(meta: Mapping[str, Any]) -> bool:
+    """Whether another proxy serves it, or it is not to be translated (v3.28 and later)."""
+    excluded = str((meta.get("annotations") or {}).get(_EXCLUDED, "")).lower() == "true"
+    return excluded or OTHER_PROXY in (meta.get("labels") or {})
 
 
 def addresses(service: Object) -> list[str]:

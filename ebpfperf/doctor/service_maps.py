@@ -17,7 +17,7 @@ from ebpfperf.mapdump.summaries import joined
 MOST = 5
 """So many problems of a node are told one by one."""
 # Another proxy than Calico's, or kube-proxy, serves these.
-_OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 
 
 def ports(case: Case) -> tuple[Service, ...]:
@@ -66,7 +66,7 @@ def _ports(services: Iterable[Object], slices: Iterable[Object]) -> tuple[Servic
     return tuple(
         port
         for service in services
-        if _OTHER_PROXY not in (service["metadata"].get("labels") or {})
+        if OTHER_PROXY not in (service["metadata"].get("labels") or {})
         for port in map_checks.api(
             [service],
             own.get((service["metadata"].get("namespace"), service["metadata"]["name"]), ()),

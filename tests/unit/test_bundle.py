@@ -372,6 +372,16 @@ def test_the_more_nodes_the_fewer_entries_of_each() -> None:
     assert entries_of_each(5000) == 20_000
 
 
+def test_more_than_can_be_read_again_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "MOST_BYTES", 100_000)
+    with pytest.raises(InputError, match="more than the 0 MB") as refused:
+        bundle.write(healthy(), tmp_path / "b")
+    assert "--node" in refused.value.remedy
+    assert os.listdir(tmp_path) == []
+
+
 class Restarted:
     """An API with the log of a calico-node before its restart, or that refuses it."""
 

@@ -148,12 +148,20 @@ def test_what_cannot_be_compared_is_unknown() -> None:
 # -------------------------------------------------------------------------------------- D2
 
 
-def test_each_reason_but_policy_and_a_limit_is_a_failure() -> None:
+# IP options, malformed, blackhole route, three of fragments, Maglev without backends.
+OF_SENDERS = (7, 8, 13, 20, 21, 22, 25)
+
+
+def test_each_reason_but_policy_and_a_limit_is_raised() -> None:
     for number in DROPS:
         found = of(counted({0: 100, number: 1}), "D2")
-        wanted = "OK" if number in (POLICY, QOS) else "FAIL"
+        wanted = "FAIL"
+        if number in (POLICY, QOS):
+            wanted = "OK"
+        elif number in OF_SENDERS:
+            wanted = "WARN"
         assert (found.verdict, CAPTIONS[number][1]) == (wanted, CAPTIONS[number][1])
-        if wanted == "FAIL":
+        if wanted != "OK":
             assert f"({CAPTIONS[number][1]})" in found.what
             assert found.remedy
 

@@ -13,7 +13,8 @@ from evidence_made import NODES, changed, felix, healthy, objects, outcomes, ver
 
 from ebpfperf import underlay_probe
 from ebpfperf.diagnosis import Outcome
-from ebpfperf.doctor import clouds, services
+from ebpfperf.doctor import clouds, service_hosts, services
+from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.evidence import Evidence, Item
 from ebpfperf.underlay_probe import Way, ways
 
@@ -851,8 +852,43 @@ def test_b3_of_nodes_without_ipv4_says_why_nothing_was_sent() -> None:
     def change(found: list[Any]) -> None:
         for node in found:
             node["status"]["addresses"] = [{"type": "InternalIP", "address": "2001:db8::1"}]
+            node["metadata"]["annotations"].pop("projectcalico.org/IPv4Address")
 
     nodes = objects(base(), "nodes", change)
     found = one(changed(with_items(base(), []), {("nodes", ""): nodes}), "B3", "")
     assert (found.verdict, "no IPv4 InternalIP" in found.what) == ("UNKNOWN", True)
     assert "IPv4" not in one(with_items(base(), []), "B3", "").what
+
+
+def test_the_address_that_calico_chose_is_the_one_that_counts() -> None:
+    """The kubelet's may be on another NIC."""
+
+    def change(found: list[Any]) -> None:
+        for node in found:
+            node["metadata"]["annotations"]["projectcalico.org/IPv4Address"] = "10.7.7.7/24"
+
+    nodes = objects(base(), "nodes", change)
+    case = Case(changed(base(), {("nodes", ""): nodes}))
+    assert case.address("node-1") == "10.7.7.7"
+    assert Case(base()).address("node-1") == ADDRESSES["node-1"]
+    with pytest.raises(Missing, match=r"no device carries 10\.7\.7\.7"):
+        case.nic("node-1")
+
+
+def test_b10_services_that_calico_does_not_translate_need_no_route() -> None:
+    def with_udp(**metadata: Any) -> list[str]:
+        def change(found: list[Any]) -> None:
+            found.append({"metadata": {"name": "own", "namespace": "default", **metadata},
+                          "spec": {"clusterIP": "10.199.9.9",
+                                   "ports": [{"port": 53, "protocol": "UDP"}]}})  # fmt: skip
+
+        told = objects(base(), "services", change)
+        case = Case(changed(base(), {("services", ""): told, ("routes", "node-1"): "[]"}))
+        return service_hosts._without_route(case, "node-1")
+
+    assert "default/own" in with_udp()
+    label = {"service.kubernetes.io/service-proxy-name": "other"}
+    assert "default/own" not in with_udp(labels=label)
+    for value, left in (("true", False), ("false", True)):
+        annotations = {"projectcalico.org/natExcludeService": value}
+        assert ("default/own" in with_udp(annotations=annotations)) is left
