@@ -14,7 +14,7 @@ from ebpfperf.calico import felix_fields
 from ebpfperf.calico.releases import minor
 from ebpfperf.units import UNKNOWN
 
-PATTERN = "bpfDataIfacePattern"
+PATTERN, L3_PATTERN = "bpfDataIfacePattern", "bpfL3IfacePattern"
 # Calico's own tunnels and service devices: Felix knows them without the pattern, or by it.
 CALICO_DEVICES = frozenset(
     "tunl0 vxlan.calico vxlan-v6.calico wireguard.cali wg-v6.cali egress.calico bpfin.cali "

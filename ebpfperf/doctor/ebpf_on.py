@@ -106,8 +106,9 @@ CHECKS: tuple[Check, ...] = (
         "Node ports and pods' traffic between nodes fail on a node with VLANs, teams or renamed "
         "NICs.",
         ("links", "routes", "nodes", *_RESOURCES),
-        "A device with the node's address that bpfDataIfacePattern does not match is FAIL; one "
-        "with the default route alone is WARN; a pattern that cannot be read here is UNKNOWN.",
+        "A device with the node's address that neither bpfDataIfacePattern nor bpfL3IfacePattern "
+        "matches is FAIL; one with the default route alone is WARN; a pattern that cannot be read "
+        "here is UNKNOWN.",
         "felix/config/config_params.go",
         of_node=ebpf_programs.nic_pattern,
         preflight=True,

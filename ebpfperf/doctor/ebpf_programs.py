@@ -10,6 +10,7 @@ from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.devices import (
     CALICO_DEVICES,
+    L3_PATTERN,
     PATTERN,
     Device,
     below,
@@ -81,7 +82,7 @@ def nic_pattern(case: Case, node: str) -> Iterator[Outcome]:
     missing, covered = False, []
     for name, why in carriers.items():
         shown = (case.show("links", node, f"{name} carries {why}\n{pattern}"),)
-        match = matches(expressions, name)
+        match = _matched(case, node, expressions, name)
         if match:
             covered.append(f"{name} ({why})")
             continue
@@ -139,12 +140,33 @@ def _wanted(
             workloads.append(name)
         elif not device.master:
             # Azure's NICs stand on a second device, which has a master and no kind of a slave.
-            match = matches(expressions, name) if expressions else None
+            match = _matched(case, node, expressions, name)
             if match:
                 nics.append(name)
             elif match is None and name in _carriers(case, node, devices):
                 unsure.append(name)
     return nics, workloads, unsure
+
+
+def _matched(case: Case, node: str, expressions: tuple[str, ...], name: str) -> bool | None:
+    """Whether one of Felix's two patterns matches a device; None where that cannot be told."""
+    found = (matches(expressions, name) if expressions else None, _l3(case, node, name))
+    return True if True in found else None if None in found else False
+
+
+def _l3(case: Case, node: str, name: str) -> bool | None:
+    """Whether a device has programs by bpfL3IfacePattern; None where that cannot be told.
+
+    felix/dataplane/linux/bpf_ep_mgr.go, isL3Iface: such devices count beside those of the other
+    pattern.
+    """
+    try:
+        value = case.value(node, L3_PATTERN).value
+    except Missing:
+        return False  # The release has no such field.
+    if value is None or value in ("", UNSET):
+        return False
+    return None if str(value).startswith(UNKNOWN) else matches((str(value),), name)
 
 
 def _prefixes(case: Case, node: str) -> tuple[str, ...]:

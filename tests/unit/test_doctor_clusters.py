@@ -82,6 +82,24 @@ def test_a_second_nic_needs_programs_and_what_a_nic_stands_on_does_not() -> None
     assert of_node(with_device(**bonded), "A2") == {"A2": "OK"}
 
 
+def test_a_vpn_s_device_with_the_node_s_address_may_be_matched_by_the_pattern_of_tunnels() -> None:
+    vpn = with_device(**device("wg0", 70, linkinfo={"info_kind": "wireguard"}))
+    evidence = answer(lambda found: moved(found, "wg0"), "links", base=vpn)
+    found = only(evidence, "A8")
+    assert (found.verdict, found.subject) == (Verdict.FAIL, "wg0")
+
+    def told(pattern: str) -> Evidence:
+        fields = {"bpfL3IfacePattern": pattern}
+        return changed(evidence, {("felixconfigurations", ""): felix(BASE, fields)})
+
+    assert only(told("^wg[0-9]+$"), "A8").verdict is Verdict.OK
+    assert only(told("^wg[0-9]+$"), "A2").subject == "wg0"
+    assert only(told("^tun"), "A8").verdict is Verdict.FAIL
+    assert only(told("(?U)wg"), "A8").verdict is Verdict.UNKNOWN
+    # Calico v3.24 has no such field.
+    assert only(replace(told("^wg[0-9]+$"), release="v3.24.1"), "A8").verdict is Verdict.FAIL
+
+
 def test_devices_of_aws_s_plugin_are_workloads_where_felix_is_told_so() -> None:
     pod = device("eni0123456789a", 70, linkinfo={"info_kind": "veth"})
     assert of_node(with_device(**pod), "A2") == {"A2": "OK"}
