@@ -6,12 +6,15 @@ from ebpfperf.doctor.case import Case
 
 AWS, GCP, AZURE = "AWS", "Google Cloud", "Azure"
 # /sys/class/dmi/id: what the clouds' own instance checks (cloud-init, ds-identify) look for.
-_VENDORS = {"amazon ec2": AWS, "google": GCP, "google compute engine": GCP}
+_VENDORS = {
+    "amazon ec2": AWS, "google": GCP, "google compute engine": GCP,
+    "alibaba cloud": "Alibaba Cloud", "digitalocean": "DigitalOcean", "hetzner": "Hetzner",
+}  # fmt: skip
 _AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"
 
 
 def cloud(case: Case, node: str) -> str:
-    """``AWS``, ``Google Cloud``, ``Azure``; empty where it is none of them; Missing."""
+    """``AWS``, ``Google Cloud``, ``Azure`` …; empty where it is none that is known; Missing."""
     return named(case.text("cloud", node))
 
 

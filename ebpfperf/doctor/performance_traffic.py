@@ -9,6 +9,7 @@ from typing import Any
 
 from ebpfperf import units
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
+from ebpfperf.doctor import clouds
 from ebpfperf.doctor.case import Case, Missing, not_applicable
 from ebpfperf.doctor.performance_overlay import pools
 from ebpfperf.evidence_sources import POD_GAP, TRAFFIC
@@ -22,12 +23,6 @@ GOOD_PCT, BAD_PCT, FEWEST_TRIALS = 95.0, 80.0, 3
 STEADY_PCT, AGREES_PCT, LIGHT_PROCESS_PCT = 10.0, 10.0, 20.0
 AWS_CONNECTION_BITS_PER_S = (4.5e9, 5.1e9)
 """What one connection gets on AWS outside a placement group: 5 Gbit/s less headers."""
-_CLOUDS = (
-    ("Amazon EC2", "AWS"), ("ec2", "AWS"), ("Google", "Google Cloud"),
-    ("Microsoft Corporation", "Azure"), ("7783-7084-3265-9085-8269-3286-77", "Azure"),
-    ("Alibaba Cloud", "Alibaba Cloud"), ("DigitalOcean", "DigitalOcean"), ("Hetzner", "Hetzner"),
-    ("OpenStack", "OpenStack"), ("VMware", "VMware"), ("QEMU", "QEMU"),
-)  # fmt: skip
 _ASK = "not asked: ebpfperf doctor --traffic 5s sends traffic between two nodes for some seconds"
 
 
@@ -77,24 +72,6 @@ class Run:
         return f"{units.bits_per_s(self.bits_per_s)} with {streams}{core}"
 
 
-def cloud(case: Case, node: str) -> str:
-    """The provider whose machine it is, ``AWS``; empty where the machine does not say."""
-    try:
-        text = case.text("cloud", node)
-    except Missing:
-        return ""
-    for line in text.splitlines():
-        path, _, value = line.partition(":")
-        for word, name in _CLOUDS:
-            if word == "ec2":
-                # Old Xen instances say it in their UUID alone.
-                if path.endswith("hypervisor/uuid") and value.lower().startswith(word):
-                    return name
-            elif word.lower() in value.lower():
-                return name
-    return ""
-
-
 def underlay(case: Case) -> Iterator[Outcome]:
     """What two nodes carry without Calico, and what limits it."""
     if case.evidence.item(TRAFFIC) is None:
@@ -107,7 +84,7 @@ def underlay(case: Case) -> Iterator[Outcome]:
         raise Missing(f"traffic from {where} failed: {failed[0]}", case.show(TRAFFIC))
     runs = [_run(row) for row in told["runs"]]
     verdict, said, remedy = _judged(
-        runs[0], runs[-1], provider=cloud(case, told["client"]["node"]), link=_link(told)
+        runs[0], runs[-1], provider=_provider(case, told["client"]["node"]), link=_link(told)
     )
     numbers = "; ".join(str(run) for run in runs)
     shown = case.show(TRAFFIC, excerpt=[f"{where}: {numbers}", *_ends(told)])
@@ -148,12 +125,20 @@ def _ends(told: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _provider(case: Case, node: str) -> str:
+    """Whose machine it is; empty where that is not known."""
+    try:
+        return clouds.cloud(case, node)
+    except Missing:
+        return ""
+
+
 def _judged(one: Run, many: Run, *, provider: str, link: float | None) -> tuple[Verdict, str, str]:
     """Verdict, what is said, remedy."""
     best = max(one.bits_per_s, many.bits_per_s)
     scales = many.bits_per_s >= SCALES_TIMES * one.bits_per_s
     low, high = AWS_CONNECTION_BITS_PER_S
-    if provider == "AWS" and scales and low <= one.bits_per_s <= high and not one.full:
+    if provider == clouds.AWS and scales and low <= one.bits_per_s <= high and not one.full:
         return (
             Verdict.WARN,
             "AWS limits one connection to about 5 Gbit/s; it is the provider's limit, not Calico's",

@@ -383,25 +383,6 @@ def test_traffic_that_failed_is_unknown_and_unasked_does_not_apply() -> None:
     assert "--traffic" in only(base("v3.26.0"), "E5").what
 
 
-@pytest.mark.parametrize(
-    ("printed", "provider"),
-    [
-        (AWS, "AWS"),
-        ("/sys/hypervisor/uuid:ec2e1916-9099-7caf-fd21-012345abcdef", "AWS"),
-        ("/sys/hypervisor/uuid:0e2e1916-9099-7caf-fd21-012345abcdef", ""),
-        ("/sys/class/dmi/id/product_name:Google Compute Engine", "Google Cloud"),
-        ("/sys/class/dmi/id/chassis_asset_tag:7783-7084-3265-9085-8269-3286-77", "Azure"),
-        ("/sys/class/dmi/id/sys_vendor:Dell Inc.", ""),
-    ],
-)
-def test_the_machine_says_whose_it_is(printed: str, provider: str) -> None:
-    from ebpfperf.doctor.case import Case
-    from ebpfperf.doctor.performance_traffic import cloud
-
-    evidence = changed(base("v3.26.0"), {("cloud", NODE): printed})
-    assert cloud(Case(evidence), NODE) == provider
-
-
 # ------------------------------------------------------------------------------------ E6
 
 

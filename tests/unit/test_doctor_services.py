@@ -524,6 +524,8 @@ def test_b8_dsr_by_a_nodes_own_resource_is_that_nodes_alone() -> None:
         (AMAZON, "AWS"),
         (GOOGLE, "Google Cloud"),
         ("/sys/hypervisor/uuid:ec2a1b2c-0000-1111-2222-333344445555\n", "AWS"),
+        ("/sys/hypervisor/uuid:0e2a1b2c-0000-1111-2222-333344445555\n", ""),
+        ("/sys/class/dmi/id/sys_vendor:DigitalOcean\n", "DigitalOcean"),
         ("/sys/class/dmi/id/sys_vendor:Microsoft Corporation\n"
          "/sys/class/dmi/id/chassis_asset_tag:7783-7084-3265-9085-8269-3286-77\n", "Azure"),
         ("/sys/class/dmi/id/sys_vendor:Microsoft Corporation\n", ""),
