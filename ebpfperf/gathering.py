@@ -191,37 +191,33 @@ def _command(node: Node, source: NodeSource, ending: str) -> Item:
 
 
 def _counts(node: Node, ending: str) -> Item:
-    taken, name = now_utc(), COUNTS + ending
     asked = "tc -s qdisc show; tc filter show; bpftool map dump (Calico's counters)"
+    told = drop_reading.question()
+    return _script(node, COUNTS + ending, asked, told, what="what its programs count")
+
+
+def _machine(node: Node, addresses: Mapping[str, str]) -> Item:
+    asked = "ethtool -k NIC; cat /proc/irq/*/smp_affinity_list …"
+    told = conditions.machine_question(addresses.get(node.name))
+    return _script(node, MACHINE, asked, told, what="its NIC and processors")
+
+
+def _script(node: Node, name: str, asked: str, told: bytes, *, what: str) -> Item:
+    """The item of a script of ours that the node's Python runs."""
+    taken = now_utc()
     try:
-        done = node.run(
-            conditions.COMMAND, input=drop_reading.question(), timeout_s=TIMEOUT_S, check=False
-        )
+        done = node.run(conditions.COMMAND, input=told, timeout_s=TIMEOUT_S, check=False)
     except NodeError as error:
         return Item(name, node.name, asked, taken, error=error.what)
     if done.status:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        why = f"what its programs count cannot be read: {said or f'status {done.status}'}"
+        why = f"{what} cannot be read: {said or f'status {done.status}'}"
         return Item(name, node.name, asked, taken, status=done.status, error=why)
     return Item(name, node.name, asked, taken, done.stdout, done.status)
 
 
 def _support(node: Node) -> list[Item]:
     return [_command(node, source, "") for source in SUPPORT_SOURCES]
-
-
-def _machine(node: Node, addresses: Mapping[str, str]) -> Item:
-    taken, asked = now_utc(), "ethtool -k NIC; cat /proc/irq/*/smp_affinity_list …"
-    told = conditions.machine_question(addresses.get(node.name))
-    try:
-        done = node.run(conditions.COMMAND, input=told, timeout_s=TIMEOUT_S, check=False)
-    except NodeError as error:
-        return Item(MACHINE, node.name, asked, taken, error=error.what)
-    if done.status:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        why = f"its NIC and processors cannot be read: {said or f'status {done.status}'}"
-        return Item(MACHINE, node.name, asked, taken, status=done.status, error=why)
-    return Item(MACHINE, node.name, asked, taken, done.stdout, done.status)
 
 
 def _maps(node: Node, most_entries: int) -> Item:
