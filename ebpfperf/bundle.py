@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 import re
 import tarfile
@@ -24,7 +25,7 @@ from ebpfperf.evidence_secrets import redacted
 
 SCHEMA = 1
 MOST_BYTES = 1_000_000_000
-MOST_FILES = 200_000
+MOST_FILES, MOST_NODES = 200_000, 20_000
 _PIECE_BYTES = 1 << 20
 # A header, what fills a block, and its row of the index.
 _OF_ITEM_BYTES = 2_000
@@ -193,12 +194,19 @@ def _evidence(index: Mapping[str, Any], files: Mapping[str, bytes]) -> Evidence:
     lost = _of(index, "lost", dict)
     if not all(isinstance(each, str) for each in (*nodes, *lost, *lost.values())):
         raise _Unfit("its nodes are no names")
+    if len(nodes) > MOST_NODES or len({*nodes}) < len(nodes):
+        raise _Unfit(f"its nodes are more than {MOST_NODES}, or one is there twice")
+    if not all(each.isprintable() for each in (*nodes, *lost, *(item.node for item in items))):
+        raise _Unfit("its nodes have names that cannot be printed")
+    seconds = float(_of(index, "seconds", (int, float)))
+    if not 0 <= seconds < math.inf:
+        raise _Unfit("its seconds are no time")
     return Evidence.of(
         items,
         nodes=nodes,
         release=_of(index, "calico_release", str),
         taken_utc=_of(index, "taken_utc", str),
-        seconds=float(_of(index, "seconds", (int, float))),
+        seconds=seconds,
         lost=lost,
         pseudonyms=_of(index, "pseudonyms", bool),
     )

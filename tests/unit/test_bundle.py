@@ -10,6 +10,7 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -370,6 +371,30 @@ def test_the_more_nodes_the_fewer_entries_of_each() -> None:
     assert entries_of_each(0) == entries_of_each(1) == 600_000
     assert [entries_of_each(nodes) * nodes for nodes in (10, 100)] == [3_000_000, 3_000_000]
     assert entries_of_each(5000) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        (["node-1", "node-1"], "one is there twice"),
+        ([f"node-{number}" for number in range(20_001)], "more than 20000"),
+        (["node-1", "\x1b[2J"], "cannot be printed"),
+        (["node-1", "two\nlines"], "cannot be printed"),
+    ],
+)
+def test_nodes_that_no_cluster_has_are_refused(
+    tmp_path: Path, nodes: list[str], words: str
+) -> None:
+    bundle.write(replace(healthy(), nodes=tuple(nodes)), tmp_path / "b")
+    with pytest.raises(InputError, match=words):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_that_are_no_time_are_refused(tmp_path: Path, seconds: float) -> None:
+    bundle.write(replace(healthy(), seconds=seconds), tmp_path / "b")
+    with pytest.raises(InputError, match="no time"):
+        bundle.read(tmp_path / "b")
 
 
 def test_more_than_can_be_read_again_is_not_written(
