@@ -174,6 +174,8 @@ def jit(case: Case, node: str) -> Iterator[Outcome]:
             (shown,),
             remedy=_soften(case, node),
         )
+    elif here.get(JIT, "1") not in ("0", "1", "2") or here[HARDEN] not in ("0", "1"):
+        yield unknown(f"{' and '.join(lines)}: what that means is not known.", shown)
     elif here.get(JIT) == "1":
         yield Outcome(Verdict.OK, f"{JIT} is 1 and {HARDEN} is {here[HARDEN]}.", (shown,))
 

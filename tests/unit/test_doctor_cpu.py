@@ -526,3 +526,10 @@ def test_a_release_that_is_not_known_leaves_what_does_not_depend_on_it() -> None
         found = of(replace(busy(10), release=""), check)
         said = "does not say which release" in found.what
         assert (found.verdict, said) == ("UNKNOWN", True), check
+
+
+@pytest.mark.parametrize(("jit", "harden"), [("3", "0"), ("1", "5"), ("on", "1")])
+def test_values_that_no_kernel_has_are_unknown(jit: str, harden: str) -> None:
+    text = f"net/core/bpf_jit_enable:{jit}\nnet/core/bpf_jit_harden:{harden}\n"
+    found = of(changed(healthy(), {("settings", NODE): text}), "C7")
+    assert (found.verdict, jit in found.what, harden in found.what) == ("UNKNOWN", True, True)
