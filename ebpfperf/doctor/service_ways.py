@@ -11,6 +11,7 @@ from ebpfperf.doctor import underlay_pairs, values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.clouds import AWS, AZURE, GCP, cloud
 from ebpfperf.doctor.declaration import PAGE, Check
+from ebpfperf.doctor.performance_devices import pod_devices
 from ebpfperf.doctor.underlay_pairs import COMPILED_IN, COMPILED_IN_UNTIL, Pair, named
 from ebpfperf.evidence_sources import VXLAN_PROBE
 from ebpfperf.felix_values import Effective
@@ -280,8 +281,7 @@ def _name(each: Object) -> str:
 
 def _pods(case: Case, node: str) -> list[Link]:
     """Host ends of the pods' devices, the largest MTU first."""
-    found = [link for link in case.links(node) if link.name.startswith("cali")]
-    return sorted(found, key=lambda link: -link.mtu_bytes)
+    return sorted(pod_devices(case, node), key=lambda link: -link.mtu_bytes)
 
 
 def _narrower(case: Case, node: str, size: int) -> tuple[str, Link] | None:

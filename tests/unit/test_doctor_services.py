@@ -894,3 +894,10 @@ def test_b10_services_that_calico_does_not_translate_need_no_route() -> None:
     for value, left in (("true", False), ("false", True)):
         annotations = {"projectcalico.org/natExcludeService": value}
         assert ("default/own" in with_udp(annotations=annotations)) is left
+
+
+def test_b4_pods_devices_are_those_of_another_cni_plugin_as_well() -> None:
+    evidence = mtus(base(interfacePrefix="eni"), pod=1501)
+    links = evidence.items["links", "node-1"].text.replace('"cali', '"eni')
+    found = one(changed(evidence, {("links", "node-1"): links}), "B4")
+    assert (found.verdict, found.subject[:3]) == ("WARN", "eni")
