@@ -163,13 +163,13 @@ def check(
     """
     from dataclasses import asdict
 
-    from ebpfperf import map_checks
+    from ebpfperf import map_checks, map_wanted
 
     where = _Where(kubeconfig, context, ssh_config, node)
     found, failed = _read(where, ["conntrack", "nat-frontend", "nat-backend", "routes"], release)
     kube = where.kube()
     try:
-        api = map_checks.api(
+        api = map_wanted.api(
             kube.everywhere("Service"),
             kube.everywhere("EndpointSlice"),
             kube.nodes(),

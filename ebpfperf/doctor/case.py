@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from ebpfperf import felix_selected, felix_values, map_answers, map_checks
+from ebpfperf import felix_selected, felix_values, map_answers, map_wanted
 from ebpfperf import network_view as view
 from ebpfperf.calico import felix_fields, felixenv
 from ebpfperf.calico.felix_fields import PREFIX
@@ -36,7 +36,7 @@ T = TypeVar("T")
 EXCERPT_LINES, EXCERPT_CHARACTERS = 12, 1_200
 _NOT_FOUND = 127
 _SUDO = b"sudo: "
-CHOSEN_IPV4 = map_checks.CHOSEN[0]
+CHOSEN_IPV4 = map_wanted.CHOSEN[0]
 # Whatever a parser may raise of an answer that is none.
 UNREADABLE = (
     ArithmeticError, AttributeError, EbpfperfError, LookupError, RecursionError, TypeError,

@@ -16,7 +16,7 @@ from ebpfperf.doctor.declaration import PAGE, Check
 from ebpfperf.doctor.kube_proxy import BUSY_PCT, FELIX
 from ebpfperf.evidence_sources import LATER
 from ebpfperf.felix_values import Origin
-from ebpfperf.map_checks import SERVICE_LABEL
+from ebpfperf.map_wanted import SERVICE_LABEL
 
 MANY_SERVICES, MANY_CHANGES_PER_S, SHORT_PERIOD_S = 1_000, 1.0, 1.0
 PERIOD, SLICES = "bpfKubeProxyMinSyncPeriod", "bpfKubeProxyEndpointSlicesEnabled"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ebpfperf import map_checks
+from ebpfperf import map_checks, map_wanted
 from ebpfperf.calico import felix_fields
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor import kernel_counts, values
@@ -118,13 +118,13 @@ def _routes(case: Case, node: str, maps: NodeMaps) -> Iterator[Outcome]:
         yield Outcome(Verdict.OK, what, (case.show(MAPS, node, f"routes: {len(table)} entries"),))
 
 
-def _routed(case: Case) -> map_checks.Api:
+def _routed(case: Case) -> map_wanted.Api:
     try:
         pools = case.objects("ippools")
     except Missing:
         # A node's own pods alone are surely Calico's.
         pools = []
-    return map_checks.api((), (), case.objects("nodes"), case.objects("pods"), pools)
+    return map_wanted.api((), (), case.objects("nodes"), case.objects("pods"), pools)
 
 
 def _gone(table: pd.DataFrame, maps: NodeMaps) -> list[tuple[str, str]]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from ebpfperf import map_checks
+from ebpfperf import map_checks, map_wanted
 from ebpfperf.diagnosis import Shown
 from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.kube_objects import Object
-from ebpfperf.map_checks import SERVICE_LABEL, Problem, Service
+from ebpfperf.map_checks import Problem
+from ebpfperf.map_wanted import SERVICE_LABEL, Service
 from ebpfperf.mapdump.summaries import joined
 
 MOST = 5
@@ -67,7 +68,7 @@ def _ports(services: Iterable[Object], slices: Iterable[Object]) -> tuple[Servic
         port
         for service in services
         if OTHER_PROXY not in (service["metadata"].get("labels") or {})
-        for port in map_checks.api(
+        for port in map_wanted.api(
             [service],
             own.get((service["metadata"].get("namespace"), service["metadata"]["name"]), ()),
             (),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ebpfperf import map_checks
+from ebpfperf import map_checks, map_wanted
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor import (
     kube_proxy,
@@ -236,12 +236,12 @@ def in_maps(case: Case, node: str) -> Iterator[Outcome]:
     families = {each.version.family for each in frames["nat-frontend"] if each.version}
     front, back = (pd.concat([each.frame for each in found]) for found in frames.values())
     ports = service_maps.ports(case)
-    api = map_checks.Api(ports)
+    api = map_wanted.Api(ports)
     found = map_checks.services(api, front, back, families=families)
     if (later := service_maps.ports_later(case)) is not None:
         # What changed meanwhile may be in the maps already, or not yet: neither is wrong.
         still = {(each.check, each.subject) for each in map_checks.services(
-            map_checks.Api(later), front, back, families=families)}  # fmt: skip
+            map_wanted.Api(later), front, back, families=families)}  # fmt: skip
         found = tuple(each for each in found if (each.check, each.subject) in still)
     moving = service_maps.changing(case)
     found = tuple(

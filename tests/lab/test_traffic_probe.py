@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ebpfperf import gathering, traffic_probe
+from ebpfperf import gathering_api, traffic_probe
 from ebpfperf.lab.running import Lab
 from ebpfperf.loads import PORTS
 from ebpfperf.reach import log_in
@@ -22,7 +22,7 @@ def test_two_nodes_carry_traffic_and_nothing_is_left(lab: Lab) -> None:
             nodes,
             {node.name: node.underlay_ip.split("/")[0] for node in lab.nodes},
             seconds=1,
-            taken_utc=gathering.now_utc(),
+            taken_utc=gathering_api.now_utc(),
         )
         listening = nodes["node-2"].run(["ss", "-Hltn"]).text
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ebpfperf import map_checks
+from ebpfperf import map_checks, map_wanted
 from ebpfperf.calico.maps import version_for
 from ebpfperf.errors import InputError
 from ebpfperf.mapdump import formats, objects, reading, summaries
@@ -96,10 +96,10 @@ def test_services_lead_where_the_api_said(release: str) -> None:
     empty = frontends[frontends["count"] == 0]
     (address,) = empty["addr"]
     (web,) = {str(row.addr) for row in frontends.itertuples() if row.port == 80}
-    api = map_checks.Api(
+    api = map_wanted.Api(
         (
-            map_checks.Service("default/nobody", (str(address), 81, 6), frozenset()),
-            map_checks.Service("default/web", (web, 80, 6), frozenset({(SERVER, 8080)})),
+            map_wanted.Service("default/nobody", (str(address), 81, 6), frozenset()),
+            map_wanted.Service("default/web", (web, 80, 6), frozenset({(SERVER, 8080)})),
         ),
         {"node-1": ("198.18.0.11",), "node-2": ("198.18.0.12",)},
         (("default/cli", "node-1", CLIENT), ("default/web", "node-2", SERVER)),

@@ -30,6 +30,7 @@ SHARED = {
     "tracelog",
     "mapdump",
     "map_checks",
+    "map_wanted",
     "felix_values",
     "felix_selected",
     "felix_explained",

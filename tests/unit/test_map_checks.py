@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ebpfperf import map_checks
-from ebpfperf.map_checks import SERVICE_LABEL, Api, Problem, Service
+from ebpfperf import map_checks, map_wanted
+from ebpfperf.map_checks import Problem
+from ebpfperf.map_wanted import SERVICE_LABEL, Api, Service
 from ebpfperf.mapdump.nat import BLACKHOLE
 
 ENDS = frozenset({("10.65.1.2", 8080), ("10.65.2.3", 8080)})
@@ -97,7 +98,7 @@ def test_endpoints_that_end_or_are_of_another_zone(
     slices = [{"metadata": meta, "addressType": "IPv4", "endpoints": ends, "ports": ports}]
     spec = {"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80}]}
     service = {"metadata": {"name": "web", "namespace": "default"}, "spec": spec}
-    api = map_checks.api([service], slices, [], [])
+    api = map_wanted.api([service], slices, [], [])
     front = pd.DataFrame([frontend("10.96.0.10", 80, 7, 2)])
     found = map_checks.services(api, front, GOOD)
     assert [problem.check for problem in found] == checks
@@ -223,7 +224,7 @@ def test_what_the_api_says() -> None:
     ]  # fmt: skip
     slices = [
         {
-            "metadata": {"namespace": "default", "labels": {map_checks.SERVICE_LABEL: name}},
+            "metadata": {"namespace": "default", "labels": {map_wanted.SERVICE_LABEL: name}},
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "endpoints": [
@@ -248,7 +249,7 @@ def test_what_the_api_says() -> None:
         for name, host, phase in (("a", False, "Running"), ("b", True, "Running"),
                                   ("c", False, "Succeeded"))
     ]  # fmt: skip
-    found = map_checks.api(services, slices, nodes, pods)
+    found = map_wanted.api(services, slices, nodes, pods)
     assert found == Api(
         (WEB,), {"node-1": ("172.16.0.11",)}, (("default/a", "node-1", "10.65.1.2"),)
     )
@@ -288,14 +289,14 @@ def test_other_nodes_pods_outside_calicos_pools_have_no_route() -> None:
     )
     nodes = [node_with("node-1", "10.0.0.1"), node_with("node-2", "10.0.0.2")]
     pods = [pod("here", "node-1", "10.0.0.11"), pod("there", "node-2", "10.0.0.12")]
-    assert said(map_checks.routes(map_checks.api((), (), nodes, pods), "node-1", table)) == [
+    assert said(map_checks.routes(map_wanted.api((), (), nodes, pods), "node-1", table)) == [
         ("route-missing", "FAIL")
     ]
-    without = map_checks.api((), (), nodes, pods, [])
+    without = map_wanted.api((), (), nodes, pods, [])
     assert map_checks.routes(without, "node-1", table) == ()
-    within = map_checks.api((), (), nodes, pods, [{"spec": {"cidr": "10.0.0.0/28"}}])
+    within = map_wanted.api((), (), nodes, pods, [{"spec": {"cidr": "10.0.0.0/28"}}])
     assert [p.subject for p in map_checks.routes(within, "node-1", table)] == ["default/there"]
-    lost = map_checks.api((), (), nodes, [pod("lost", "node-1", "10.0.0.13")], [])
+    lost = map_wanted.api((), (), nodes, [pod("lost", "node-1", "10.0.0.13")], [])
     assert said(map_checks.routes(lost, "node-1", table)) == [("route-missing", "FAIL")]
 
 
@@ -309,7 +310,7 @@ def test_of_a_nodes_addresses_calico_uses_one() -> None:
     here = node_with("node-1", "10.0.0.1", "10.9.9.1")
     pools = [{"spec": {"cidr": "10.65.0.0/16"}}]
     chosen = [here, node_with("node-2", "10.0.0.2", chosen="172.16.0.2")]
-    assert map_checks.routes(map_checks.api((), (), chosen, pods, pools), "node-1", table) == ()
+    assert map_checks.routes(map_wanted.api((), (), chosen, pods, pools), "node-1", table) == ()
     other = [here, node_with("node-2", "10.0.0.2")]
-    found = map_checks.routes(map_checks.api((), (), other, pods, pools), "node-1", table)
+    found = map_checks.routes(map_wanted.api((), (), other, pods, pools), "node-1", table)
     assert said(found) == [("route-missing", "FAIL"), ("route-wrong", "FAIL")]
