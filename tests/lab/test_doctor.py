@@ -41,8 +41,7 @@ def own_lab() -> Iterator[Lab]:
             body = {"metadata": {"annotations": {RESTART: "0.2"}}}
             place.patch(f"/api/v1/nodes/{node.name}", body)
         place.set_felix({"bpfEnabled": True})
-        for each in place.everywhere():
-            each.wait("eBPF", lambda each=each: each.program(each.node.nic) > 0)
+        place.wait("eBPF", lambda: all(p.forwards_by_programs() for p in place.everywhere()))
         yield made
     finally:
         lifecycle.down(name)

@@ -20,7 +20,7 @@ from ebpfperf.lab import cgroups, lifecycle, processes, state
 from ebpfperf.lab.faults import dropping, machine, standing, underlay, vxlan_port
 from ebpfperf.lab.faults.declaration import Fault
 from ebpfperf.lab.faults.place import FELIX, Place
-from ebpfperf.lab.own_annotations import RESTART
+from ebpfperf.lab.own_annotations import FORWARDING, RESTART
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
 
@@ -44,7 +44,7 @@ def own_lab() -> Iterator[Lab]:
             body = {"metadata": {"annotations": {RESTART: "0"}}}
             place.patch(f"/api/v1/nodes/{node.name}", body)
         place.set_felix({"bpfEnabled": True})
-        place.wait("eBPF", lambda: all(each.program(each.node.nic) for each in place.everywhere()))
+        place.wait("eBPF", lambda: all(p.forwards_by_programs() for p in place.everywhere()))
         yield made
     finally:
         lifecycle.down(name)
@@ -57,7 +57,7 @@ def place(own_lab: Lab) -> Place:
 
 
 def _objects(place: Place) -> dict[tuple[str, str], Any]:
-    """What users would find changed: specs, annotations, pods."""
+    """What users would find changed: specs, annotations, pods; not how the lab says it forwards."""
     paths = (
         FELIX,
         FELIX.replace("felixconfigurations", "ippools"),
@@ -68,7 +68,8 @@ def _objects(place: Place) -> dict[tuple[str, str], Any]:
     for path in paths:
         for each in (place.get(path) or {})["items"]:
             meta = each["metadata"]
-            found[path, meta["name"]] = (each.get("spec"), meta.get("annotations"))
+            told = {k: v for k, v in (meta.get("annotations") or {}).items() if k != FORWARDING}
+            found[path, meta["name"]] = (each.get("spec"), told)
     return found
 
 
