@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebpfperf.calico.encapsulation import Enabled
-from ebpfperf.lab import bpfplan
+from ebpfperf.lab import bpfplan, mapbytes
 from ebpfperf.lab.bpfplan import LocalPod
 from ebpfperf.lab.ebpf import Ebpf, Wanted
 from ebpfperf.lab.ipam import Ipam, affine_blocks, ipv4_pools
@@ -46,6 +47,8 @@ class BpfManager:
         # What the sweeper needs of the last plan.
         self._spec: Mapping[str, Any] = {}
         self._backends: frozenset[tuple[bytes, int]] = frozenset()
+        self._numbers: mapbytes.Numbers = {}
+        self._free = itertools.count(1)
         self._faults: tuple[str, ...] = ()
         dirty = owned(DIRTY, node.name)
         self._dirty, self._left = device_name(FAULT_NAMESPACE, dirty), ""
@@ -79,11 +82,13 @@ class BpfManager:
         }
         services = service_ports(self._store)
         self._spec, self._backends, self._faults = spec, _places(services), faults
+        self._numbers = mapbytes.numbered(services, self._numbers, self._free)
         cluster = bpfplan.Cluster(
             [pool["spec"] for pool in ipv4_pools(self._store)],
             affine_blocks(self._store),
             self._tunnel_addresses(tunnels),
             services,
+            self._numbers,
         )
         pods = self._pods(links)
         self._left = next((pod.device for pod in pods if pod.dirty), "")

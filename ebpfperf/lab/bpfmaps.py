@@ -135,6 +135,10 @@ class Map:
         for key in list(self.keys()):
             if key not in entries:
                 self.delete(key)
+        self.add(entries)
+
+    def add(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write these beside what the map holds; what stays the same is not touched."""
         for key, value in entries.items():
             if self.get(key) != value:
                 self.put(key, value)

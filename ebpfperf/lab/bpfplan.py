@@ -59,12 +59,15 @@ class Cluster:
         (block, name of its node).
     tunnel_addresses
         (address of a tunnel device, name of its node).
+    numbers
+        Of the services, see ``mapbytes.numbered``.
     """
 
     pools: Sequence[Mapping[str, Any]]
     blocks: Sequence[tuple[ipaddress.IPv4Network, str]]
     tunnel_addresses: Sequence[tuple[str, str]]
     services: Sequence[ServicePort]
+    numbers: mapbytes.Numbers
 
 
 def plan(
@@ -102,8 +105,10 @@ def plan(
         vxlan_ifindex=links.get(VXLAN_DEVICE, 0) if tunnels.vxlan else 0,
         tunl_ifindex=links.get(ipip.DEVICE, 0),
     )
-    frontends, backends = mapbytes.nat(cluster.services, node.name, node.underlay_ip, release)
-    for key in _lacking(cluster.services, node.name, faults):
+    frontends, backends = mapbytes.nat(
+        cluster.services, node.name, node.underlay_ip, release, numbers=cluster.numbers
+    )
+    for key in _lacking(cluster, node.name, faults):
         frontends.pop(key, None)
         backends.pop(key, None)
     # The NIC last: whoever sees programs there may rely on those of all other devices.
@@ -198,15 +203,14 @@ def _default_pattern(release: str) -> str:
     return known[-1]
 
 
-def _lacking(
-    services: Sequence[ServicePort], node: str, faults: Collection[str]
-) -> Iterator[bytes]:
+def _lacking(cluster: Cluster, node: str, faults: Collection[str]) -> Iterator[bytes]:
     """Keys that faults keep out of the NAT maps: a frontend's, that of a service's last backend."""
     names = {fault: f"{FAULT_NAMESPACE}/{owned(fault, node)}" for fault in faults}
-    for number, port in enumerate(services, start=1):
+    for port in cluster.services:
         if port.name == names.get(FRONTEND_MISSING):
             yield mapbytes.frontend_key(port.cluster_ip, port.port, port.protocol)
         elif port.name == names.get(BACKEND_MISSING) and port.backends:
+            number = cluster.numbers[mapbytes.place(port)]
             yield mapbytes.backend_key(number, len(port.backends) - 1)
 
 

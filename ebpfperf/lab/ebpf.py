@@ -83,6 +83,8 @@ class Ebpf:
         """
         self._release = wanted.settings.release
         self._make_maps(wanted)
+        # Backends come before the frontends that count on them, and go after these.
+        self._maps["nat-backend"].add(wanted.entries["nat-backend"])
         for purpose, entries in wanted.entries.items():
             self._maps[purpose].replace(dict(entries))
         self._follow_counters(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ebpfperf.calico.releases import minor
 from ebpfperf.lab.own_annotations import PROTOCOLS, Denied
@@ -51,8 +51,27 @@ def ifstate(name: str, value_bytes: int, *, workload: bool) -> bytes:
     return value + b"\xff" * (value_bytes - len(value))
 
 
+Numbers = Mapping[tuple[str, int, str], int]
+"""Address, port and protocol of a service → its number in the maps."""
+
+
+def numbered(ports: Iterable[ServicePort], known: Numbers, free: Iterator[int]) -> Numbers:
+    """A number for each: the one that it has, else the next free one.
+
+    A service keeps its number while others come and go, and none gets that of one that is gone: a
+    frontend never leads to another service's backends, whenever a packet looks.
+    """
+    places = (place(port) for port in ports)
+    return {each: known[each] if each in known else next(free) for each in places}
+
+
+def place(port: ServicePort) -> tuple[str, int, str]:
+    """Where a service is reached."""
+    return port.cluster_ip, port.port, port.protocol
+
+
 def nat(
-    ports: Sequence[ServicePort], node: str, node_ip: str, release: str
+    ports: Sequence[ServicePort], node: str, node_ip: str, release: str, *, numbers: Numbers
 ) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     """Entries of the frontend map and of the backend map of one node.
 
@@ -62,7 +81,8 @@ def nat(
     """
     frontends: dict[bytes, bytes] = {}
     backends: dict[bytes, bytes] = {}
-    for number, port in enumerate(ports, start=1):
+    for port in ports:
+        number = numbers[place(port)]
         chosen = sorted(port.backends, key=lambda backend: (backend.node != node, backend))
         local = sum(backend.node == node for backend in chosen)
         for ordinal, backend in enumerate(chosen):

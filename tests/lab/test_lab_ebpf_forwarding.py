@@ -391,6 +391,37 @@ def test_a_client_goes_on_seeing_the_service_and_the_backend_the_client(
         assert front.backend.clients[-1] == stream.getsockname()
 
 
+def test_connections_to_a_service_do_not_mind_that_others_come_and_go(
+    world: World, pods: list[Pod], front: Front
+) -> None:
+    """One that sorts before it, with a backend of its own, comes and goes a dozen times."""
+    world.become(bpfLogLevel="Info")
+    eventually("it answers", lambda: answers(pods[0].pid, front.service.address, PORT))
+    ended, found = threading.Event(), Counter[str]()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                found[asked(pods[0].pid, front.service.address, PORT)] += 1
+            except OSError as error:
+                found[repr(error)] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with world.pod("first-1", 1, behind="first") as pod, Backend(pod):
+            for _ in range(12):
+                with world.service("a-first", selector={"behind": "first"}) as first:
+                    eventually("it is known", lambda: frontends(world, world.node(1), first))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert set(found) == {"front-2"}, found
+    assert found.total() >= 11
+
+
 def test_with_the_policy_local_only_the_backends_node_answers_outside(world: World) -> None:
     world.become(bpfLogLevel="Info")
     outside, node_1, node_2 = world.client, world.node(1), world.node(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import IPv4Network
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,26 @@ def test_later_a_filter_is_named_by_its_program() -> None:
 # ---------------------------------------------------------------------------------- entries
 
 
+def nat(
+    ports: list[ServicePort], node: str, address: str
+) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    numbers = mapbytes.numbered(ports, {}, count(1))
+    return mapbytes.nat(ports, node, address, "v3.26.1", numbers=numbers)
+
+
+def test_a_service_keeps_its_number_and_none_inherits_one() -> None:
+    a, b, c = (
+        ServicePort(f"s{n}", f"10.96.1.{n}", "TCP", 80, None, 0, False, False, ()) for n in range(3)
+    )
+    free = count(1)
+    first = mapbytes.numbered([a, b], {}, free)
+    assert list(first.values()) == [1, 2]
+    second = mapbytes.numbered([b], first, free)
+    assert second == {mapbytes.place(b): 2}
+    third = mapbytes.numbered([a, b, c], second, free)
+    assert [third[mapbytes.place(port)] for port in (a, b, c)] == [3, 2, 4]
+
+
 def test_entries_are_the_bytes_of_worked_examples() -> None:
     """Those that a description of Calico's maps gives in hex."""
     route = mapbytes.route(0x447, next_hop="172.16.0.12")
@@ -183,7 +204,7 @@ def test_entries_are_the_bytes_of_worked_examples() -> None:
     port = ServicePort("dns", "10.96.0.10", "UDP", 53, None, 0, False, False, backends)
     others = [ServicePort(f"s{n}", f"10.96.1.{n}", "TCP", 80, None, 0, False, False, ())
               for n in range(5)]  # fmt: skip
-    frontends, found = mapbytes.nat([*others, port], "node-1", "172.16.0.11", "v3.26.1")
+    frontends, found = nat([*others, port], "node-1", "172.16.0.11")
     key = bytes.fromhex("380000000a60000a3500110000000000")
     assert frontends[key].hex() == "0600000002000000010000000000000000000000"
     assert found[bytes.fromhex("0600000001000000")].hex() == "0a41020335000000"
@@ -197,7 +218,7 @@ def test_a_nodes_own_backends_come_first(nodes: set[str], sticky: bool) -> None:
         for number in range(3)
     )
     port = ServicePort("s", "198.18.240.1", "TCP", 80, 30080, 30 * sticky, False, False, backends)
-    frontends, found = mapbytes.nat([port], "node-2", "198.18.0.12", "v3.26.1")
+    frontends, found = nat([port], "node-2", "198.18.0.12")
     assert len(frontends) == 3  # the ClusterIP, the node's own address, every other node's
     for value in frontends.values():
         assert struct.unpack_from("<IIII", value) == (
@@ -300,7 +321,8 @@ def test_devices_are_those_that_the_pattern_matches(
 def cluster(pool: dict[str, Any], services: tuple[ServicePort, ...] = ()) -> Cluster:
     pool = {"cidr": "198.19.0.0/16", "ipipMode": "Never", "vxlanMode": "Never"} | pool
     blocks = [(IPv4Network("198.19.0.0/26"), "node-1"), (IPv4Network("198.19.0.64/26"), "node-2")]
-    return Cluster([pool], blocks, [("198.19.0.1", "node-1")], services)
+    numbers = mapbytes.numbered(services, {}, count(1))
+    return Cluster([pool], blocks, [("198.19.0.1", "node-1")], services, numbers)
 
 
 @pytest.mark.parametrize(
