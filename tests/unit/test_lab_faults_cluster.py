@@ -95,15 +95,17 @@ def _port(name: str, address: str, *backends: Backend) -> ServicePort:
 
 def _planned(*faults: str, node: LabNode = NODE) -> Wanted:
     here, there = (Backend(f"198.19.0.{n}", 8080, f"node-{n}") for n in (1, 2))
+    ports = (
+        _port("fault-nat-backend-missing-node-1", "198.18.240.1", here, there),
+        _port("fault-service-without-frontend-node-1", "198.18.240.2", here, there),
+        _port("web", "198.18.240.3", here, there),
+    )
     cluster = Cluster(
         [{"cidr": "198.19.0.0/16", "ipipMode": "Never", "vxlanMode": "Never"}],
         [(ipaddress.IPv4Network("198.19.0.64/26"), "node-2")],
         [],
-        (
-            _port("fault-nat-backend-missing-node-1", "198.18.240.1", here, there),
-            _port("fault-service-without-frontend-node-1", "198.18.240.2", here, there),
-            _port("web", "198.18.240.3", here, there),
-        ),
+        ports,
+        mapbytes.numbered(ports, {}, itertools.count(1)),
     )
     pods = [
         LocalPod("cali1", 7, "198.19.0.3"),
