@@ -37,7 +37,7 @@ from ebpfperf.diagnosis import Diagnosis, Outcome, Result, Verdict
 from ebpfperf.doctor import judge
 from ebpfperf.errors import EbpfperfError
 from ebpfperf.kube import Kube
-from ebpfperf.lab import lifecycle
+from ebpfperf.lab import ebpf_mode, lifecycle
 from ebpfperf.lab.faults import standing
 from ebpfperf.lab.faults.declaration import Fault
 from ebpfperf.lab.running import Lab
@@ -46,9 +46,7 @@ from ebpfperf.mutations import Mutation
 
 NODE = "node-2"
 NODES = ("node-1", "node-2")
-FORWARDING, BY_PROGRAMS = "lab.ebpfperf/forwarding", "the lab's own eBPF programs"
-RESTART = "lab.ebpfperf/restart-s"
-COUNT_S, TRAFFIC_S, LIMIT_S = 1.5, 2.0, 60.0
+COUNT_S, TRAFFIC_S = 1.5, 2.0
 WITH_TRAFFIC = ("bandwidth-cap",)
 KINDS = ("FelixConfiguration", "IPPool", "Service", "ConfigMap", "DaemonSet")
 RAISED = (Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN)
@@ -108,7 +106,7 @@ def matrix(release: str, faults: Sequence[Fault]) -> list[Cell]:
     try:
         lab, _ = lifecycle.up(Shape(name, len(NODES), release))
         with closing(Kube.connect(str(lab.kubeconfig))) as kube:
-            prepare(kube)
+            prepare(lab, kube)
             cells = [healthy(lab, kube, BEFORE)]
             for fault in faults:
                 if fault.applies(minor(release)):
@@ -120,15 +118,11 @@ def matrix(release: str, faults: Sequence[Fault]) -> list[Cell]:
         lifecycle.down(name)
 
 
-def prepare(kube: Kube) -> None:
+def prepare(lab: Lab, kube: Kube) -> None:
     """A cluster in eBPF mode with a pod on each node and a service in front of them."""
+    ebpf_mode.switch_on(lab, restart_s=0)
     for node in NODES:
-        body: dict[str, Any] = {"metadata": {"annotations": {RESTART: "0"}}}
-        kube.apply(Mutation("patch", "Node", node, body=body))
-    body = {"spec": {"bpfEnabled": True}}
-    kube.apply(Mutation("patch", "FelixConfiguration", "default", body=body))
-    for node in NODES:
-        body = {
+        body: dict[str, Any] = {
             "metadata": {"name": f"web-{node}", "namespace": "default", "labels": {"app": "web"}},
             "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web"}]},
         }
@@ -143,19 +137,6 @@ def prepare(kube: Kube) -> None:
     kube.apply(Mutation("create", "Service", "web", "default", body=body))
     for node in NODES:
         kube.wait_pod_ready("default", f"web-{node}")
-    settled(kube)
-
-
-def settled(kube: Kube) -> None:
-    """Return once every node forwards by programs; EbpfperfError where one does not."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        found = [node["metadata"].get("annotations", {}) for node in kube.nodes()]
-        if all(each.get(FORWARDING) == BY_PROGRAMS for each in found):
-            return
-        if time.monotonic() > deadline:
-            raise EbpfperfError("A node does not forward by eBPF.", "See the lab's daemon.log.")
-        time.sleep(0.2)
 
 
 def healthy(lab: Lab, kube: Kube, name: str) -> Cell:
@@ -198,7 +179,7 @@ def one(lab: Lab, kube: Kube, fault: Fault) -> Cell:
         left.append(str(error))
     try:
         list(standing.heal(lab))
-        settled(kube)
+        ebpf_mode.wait_for(lab)
     except EbpfperfError as error:
         left.append(str(error))
     times.append(time.monotonic())

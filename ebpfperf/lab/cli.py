@@ -29,12 +29,17 @@ def up(
     subnets: Annotated[
         int, typer.Option(help="Subnets of the underlay, nodes dealt out in turn.")
     ] = 1,
+    ebpf: Annotated[bool, typer.Option("--ebpf", help="Set bpfEnabled, and wait for it.")] = False,
 ) -> None:
     """Bring a lab up; nothing when it is up already."""
     from ebpfperf.lab import lifecycle
     from ebpfperf.lab.state import Shape
 
     lab, fresh = lifecycle.up(Shape(name, nodes, release, mtu, subnets))
+    if ebpf:
+        from ebpfperf.lab import ebpf_mode
+
+        ebpf_mode.switch_on(lab)
     state = "is up" if fresh else "was up already"
     typer.echo(f"Lab {name} {state}: {nodes} nodes, presents Calico {release}.")
     typer.echo(f'For your shell: eval "$(ebpfperf lab env --name {name})"')

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
 
 from ebpfperf.kube import Kube
+from ebpfperf.lab import ebpf_mode, lifecycle
 from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.running import Lab
+from ebpfperf.lab.state import Shape
 from ebpfperf.mutations import Mutation
 
 T = TypeVar("T")
@@ -23,6 +26,17 @@ LIMIT_S = 20.0
 RESTART = "lab.ebpfperf/restart-s"
 RESTART_S = 0.5
 _CLONE_NEWNET = 0x40000000
+
+
+@contextlib.contextmanager
+def lab_in_ebpf_mode(name: str, *, restart_s: float = 0.0) -> Iterator[Lab]:
+    """A lab of its own in eBPF mode with nothing wrong, whose Felixes restart soon; then gone."""
+    try:
+        lab, _ = lifecycle.up(Shape(name))
+        ebpf_mode.switch_on(lab, restart_s=restart_s)
+        yield lab
+    finally:
+        lifecycle.down(name)
 
 
 def restart_after(kube: Kube, lab: Lab, wait_s: float | None = RESTART_S) -> None:

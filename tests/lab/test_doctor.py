@@ -12,16 +12,14 @@ from typing import Any
 
 import pytest
 import synthetic
+from lab.namespaces import lab_in_ebpf_mode
 
 from ebpfperf import preflight
 from ebpfperf.cluster import Cluster
 from ebpfperf.diagnosis import Diagnosis, Verdict, from_json
 from ebpfperf.doctor import judge
-from ebpfperf.lab import lifecycle
 from ebpfperf.lab.faults.place import Place
-from ebpfperf.lab.own_annotations import RESTART
 from ebpfperf.lab.running import Lab
-from ebpfperf.lab.state import Shape
 from ebpfperf.model import ClusterRef
 from ebpfperf.store import Store
 
@@ -33,18 +31,8 @@ OF_THE_MACHINE = ("D6", "E11")
 @pytest.fixture(scope="module")
 def own_lab() -> Iterator[Lab]:
     """A lab in eBPF mode, with nothing wrong."""
-    name = f"test-doctor-{os.getpid()}"
-    try:
-        made, _ = lifecycle.up(Shape(name))
-        place = Place(made, made.nodes[0])
-        for node in made.nodes:
-            body = {"metadata": {"annotations": {RESTART: "0.2"}}}
-            place.patch(f"/api/v1/nodes/{node.name}", body)
-        place.set_felix({"bpfEnabled": True})
-        place.wait("eBPF", lambda: all(p.forwards_by_programs() for p in place.everywhere()))
-        yield made
-    finally:
-        lifecycle.down(name)
+    with lab_in_ebpf_mode(f"test-doctor-{os.getpid()}", restart_s=0.2) as lab:
+        yield lab
 
 
 def cli(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:

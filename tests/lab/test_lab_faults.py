@@ -13,16 +13,15 @@ from typing import Any
 
 import pytest
 from lab.losses import counter
-from lab.namespaces import eventually, socket_in
+from lab.namespaces import eventually, lab_in_ebpf_mode, socket_in
 
 from ebpfperf.errors import LabError
 from ebpfperf.lab import cgroups, lifecycle, processes, state
 from ebpfperf.lab.faults import dropping, machine, standing, underlay, vxlan_port
 from ebpfperf.lab.faults.declaration import Fault
 from ebpfperf.lab.faults.place import FELIX, Place
-from ebpfperf.lab.own_annotations import FORWARDING, RESTART
+from ebpfperf.lab.own_annotations import FORWARDING
 from ebpfperf.lab.running import Lab
-from ebpfperf.lab.state import Shape
 
 pytestmark = pytest.mark.lab
 FAULTS = [
@@ -36,18 +35,8 @@ KERNEL_HARDENING = Path("/proc/sys/net/core/bpf_jit_harden")
 @pytest.fixture(scope="module")
 def own_lab() -> Iterator[Lab]:
     """A lab in eBPF mode whose Felixes restart soon; a test takes it down with faults on."""
-    name = f"test-faults-{os.getpid()}"
-    try:
-        made, _ = lifecycle.up(Shape(name))
-        place = Place(made, made.nodes[0])
-        for node in made.nodes:
-            body = {"metadata": {"annotations": {RESTART: "0"}}}
-            place.patch(f"/api/v1/nodes/{node.name}", body)
-        place.set_felix({"bpfEnabled": True})
-        place.wait("eBPF", lambda: all(p.forwards_by_programs() for p in place.everywhere()))
-        yield made
-    finally:
-        lifecycle.down(name)
+    with lab_in_ebpf_mode(f"test-faults-{os.getpid()}") as lab:
+        yield lab
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from lab.calico_bytes import bpftool, connections, dump
 from lab.namespaces import socket_in
 
 from ebpfperf.errors import LabError
-from ebpfperf.lab import lifecycle, processes
+from ebpfperf.lab import ebpf_mode, lifecycle, processes
 from ebpfperf.lab.faults import pods, standing
 from ebpfperf.lab.faults.acting import Asked
 from ebpfperf.lab.faults.place import Place
-from ebpfperf.lab.own_annotations import FORWARDING, PLAIN, RESTART, owned
+from ebpfperf.lab.own_annotations import FORWARDING, PLAIN, owned
 from ebpfperf.lab.state import Shape
 
 pytestmark = pytest.mark.lab
@@ -39,11 +39,7 @@ def place() -> Iterator[Place]:
         found = Place(lab, lab.nodes[1])
         with pytest.raises(LabError, match="does not forward by eBPF"):
             standing.put(lab, standing.named("stale-conntrack"))
-        for node in lab.nodes:
-            body = {"metadata": {"annotations": {RESTART: "0"}}}
-            found.patch(f"/api/v1/nodes/{node.name}", body)
-        found.set_felix({"bpfEnabled": True})
-        found.wait("eBPF", lambda: all(p.forwards_by_programs() for p in found.everywhere()))
+        ebpf_mode.switch_on(lab, restart_s=0)
         yield found
     finally:
         lifecycle.down(name)

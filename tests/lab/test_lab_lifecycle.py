@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from ebpfperf.errors import LabError
 from ebpfperf.lab import cgroups, lifecycle, machine, nodes, processes, running, state, underlay
 from ebpfperf.lab.cli import app
+from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
 
@@ -432,3 +433,14 @@ class TestCommands:
         said = CliRunner().invoke(app, ["down", "--all"]).stdout
         assert said.splitlines() == [f"Lab {name} is down." for name in names]
         assert not any(running.find(name) for name in names)
+
+
+def test_up_in_ebpf_mode_is_in_it_when_it_returns(lab_name: Callable[[str], str]) -> None:
+    name = lab_name("on")
+    done = CliRunner().invoke(app, ["up", "--name", name, "--nodes", "1", "--ebpf"])
+    assert done.exit_code == 0, done.output
+    lab = running.the(name)
+    place = Place(lab, lab.nodes[0])
+    assert place.felix_spec()["bpfEnabled"] is True
+    assert place.forwards_by_programs()
+    assert place.program(lab.nodes[0].nic) > 0
