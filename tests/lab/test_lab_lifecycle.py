@@ -437,10 +437,10 @@ class TestCommands:
 
 def test_up_in_ebpf_mode_is_in_it_when_it_returns(lab_name: Callable[[str], str]) -> None:
     name = lab_name("on")
-    done = CliRunner().invoke(app, ["up", "--name", name, "--nodes", "1", "--ebpf"])
+    done = CliRunner().invoke(app, ["up", "--name", name, "--ebpf"])
     assert done.exit_code == 0, done.output
     lab = running.the(name)
-    place = Place(lab, lab.nodes[0])
-    assert place.felix_spec()["bpfEnabled"] is True
-    assert place.forwards_by_programs()
-    assert place.program(lab.nodes[0].nic) > 0
+    places = [Place(lab, node) for node in lab.nodes]
+    assert places[0].felix_spec()["bpfEnabled"] is True
+    assert all(place.forwards_by_programs() for place in places)
+    assert all(place.program(place.node.nic) > 0 for place in places)
