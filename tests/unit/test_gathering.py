@@ -124,7 +124,7 @@ def test_objects_are_trimmed_while_they_are_read() -> None:
 def test_many_nodes_may_have_many_connections() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] < 2000:
-        pytest.skip("the machine allows no more files")
+        pytest.skip("cannot: the machine allows no more open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
     try:
         reach.log_in(["linux-1"] * 10, ssh_config=None)
