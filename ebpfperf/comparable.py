@@ -212,7 +212,7 @@ def _units(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Refu
 
 def _against_itself(before: Side, after: Side) -> Iterator[Refusal]:
     for name, side in ((BEFORE, before), (AFTER, after)):
-        off = None if side.aa is None else verdicts.aa_differences(side.aa)
+        off = None if side.aa is None else verdicts.aa_beyond_the_margin(side.aa)
         told = [
             f"{metrics.metric(row['metric']).label} of {row['flow']} "
             f"{tables.percent(row['ratio'])} ({tables.interval(row['low'], row['high'])})"

@@ -89,7 +89,7 @@ def _itself(found: Verdicts) -> list[str]:
             "No A/A test: whether differences appear here where none are is unknown; "
             "`aa_test: true` runs the baseline twice."
         ]
-    differs = verdicts_of.aa_differences(found.aa)
+    differs = verdicts_of.aa_differences(found.aa, level=compare.level(found.campaign))
     if len(differs):
         listed = "; ".join(
             f"{metrics.metric(row['metric']).label} of {row['flow']} "

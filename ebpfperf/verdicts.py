@@ -71,6 +71,12 @@ class Verdicts:
     preflights: tuple[Diagnosis, ...] = ()
 
 
+def trials_of_store(store: Store) -> pd.DataFrame:
+    """The trials frame of a campaign directory, those that gates void without being good."""
+    trials, samples, facts = map(store.frame, ("trials", "samples", "facts"))
+    return without(trials, gates.of_trials(trials, samples, facts, store.campaign))
+
+
 def of_store(store: Store) -> Verdicts:
     """The verdicts of a campaign directory."""
     names = ("trials", "samples", "histograms", "facts")
@@ -138,12 +144,19 @@ def without(trials: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return changed
 
 
-def aa_differences(aa: pd.DataFrame) -> pd.DataFrame:
+def aa_differences(aa: pd.DataFrame, *, level: float) -> pd.DataFrame:
     """Rows of the A/A test in which the baseline differs from itself: primary metrics alone.
 
-    At a level of 95 % one question in twenty does so by chance; that is allowed for by its family
-    (Holm), as in any other comparison.
+    A difference within the margin is one, too: nothing was changed, and effects of its size may be
+    of the same making. At a ``level`` of 95 % one question in twenty differs by chance; that is
+    allowed for by its family (Holm), as in any other comparison.
     """
+    apart = aa["low"].gt(1) | aa["high"].lt(1)
+    return aa[aa["primary"] & apart & aa["p_holm"].le(1 - level + 1e-12)]
+
+
+def aa_beyond_the_margin(aa: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the A/A test whose difference the margin does not hold: primary metrics alone."""
     return aa[aa["primary"] & aa["verdict"].isin(judging.ESTABLISHED)]
 
 
@@ -158,7 +171,8 @@ def marked(
     differences: pd.DataFrame,
 ) -> pd.DataFrame:
     """The effects with what stands against each: ``marks``, ``warnings``, or no verdict at all."""
-    itself = [_itself(row) for row in aa_differences(aa).to_dict("records")]
+    differs = aa_differences(aa, level=compare.level(campaign))
+    itself = [_itself(row) for row in differs.to_dict("records")]
     confounded = confounders.marks(differences)
     against = gates.tripped(comparison_gates).to_dict("records")
     noise = noisy(trials, trial_gates, campaign)

@@ -42,19 +42,31 @@ def test_the_baseline_against_itself_is_compared_and_nothing_is_marked_when_it_a
     found = plain()
     assert set(found.aa["treatment"]) == {compare.AGAIN}
     assert set(found.aa["flow"]) == {"tcp", "rr", "host-tcp"}
-    assert verdicts.aa_differences(found.aa).empty
+    assert verdicts.aa_differences(found.aa, level=0.95).empty
     assert not found.effects["marks"].str.contains("A/A").any()
 
 
 def test_a_baseline_that_differs_from_itself_marks_every_verdict() -> None:
     found = judge(change=factor("received_bits_per_s", 1.06, "-tcp-again"))
-    differs = verdicts.aa_differences(found.aa)
+    differs = verdicts.aa_differences(found.aa, level=0.95)
     assert set(differs["metric"]) == {"received_bits_per_s"}
     assert found.effects["marks"].str.contains("A/A test differs").all()
     assert "Throughput of tcp is +" in of(found, "vxlan").warnings
     # A mark changes no verdict, and the trials of the A/A test change no effect.
     assert found.effects["verdict"].tolist() == plain().effects["verdict"].tolist()
     assert found.effects["ratio"].tolist() == plain().effects["ratio"].tolist()
+
+
+def test_a_baseline_that_differs_from_itself_within_the_margin_marks_every_verdict_too() -> None:
+    found = judge(change=factor("received_bits_per_s", 1.025, "-tcp-again"))
+    row = found.aa[found.aa["metric"].eq("received_bits_per_s") & found.aa["flow"].eq("tcp")].iloc[
+        0
+    ]
+    assert row.verdict == "equivalent"
+    assert row.low > 1
+    assert found.effects["marks"].str.contains("A/A test differs").all()
+    # Two campaigns are comparable nevertheless: what differs is within what was called the same.
+    assert verdicts.aa_beyond_the_margin(found.aa).empty
 
 
 def test_a_condition_that_goes_with_the_arm_confounds_it_by_name() -> None:
