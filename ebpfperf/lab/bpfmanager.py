@@ -150,7 +150,7 @@ class BpfManager:
             if conntrack is None or {STALE, FULL} & {*self._faults}:
                 continue
             try:
-                sweep(conntrack, self._spec, self._version, self._backends)
+                sweep(conntrack, self._spec, self._version, lambda: self._backends)
             except OSError as error:  # the map was taken away meanwhile
                 _log.info("sweeper %s: %s", self._node.name, error)
 

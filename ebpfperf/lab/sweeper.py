@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,18 +97,23 @@ def timeouts_of(spec: Mapping[str, Any], release: str) -> dict[str, float]:
 
 
 def sweep(
-    conntrack: Map, spec: Mapping[str, Any], release: str, backends: frozenset[tuple[bytes, int]]
+    conntrack: Map,
+    spec: Mapping[str, Any],
+    release: str,
+    backends: Callable[[], frozenset[tuple[bytes, int]]],
 ) -> int:
     """How many entries were removed.
 
     Parameters
     ----------
     backends
-        (address, port) of each backend there is: translations to any other are over.
+        (address, port) of each backend there is: translations to any other are over. Asked after
+        the entries were read: one that came meanwhile may have connections already.
     """
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     timeouts = timeouts_of(spec, release)
     entries = {key: read(key, value) for key, value in conntrack.items()}
+    there = backends()
     # A new entry may be half of a pair. Later releases do not say when one was made.
     grace_ns = timeouts["creationGracePeriod"] * NS_PER_S
     known = minor(release) < _RST_TIME_FROM
@@ -119,17 +124,25 @@ def sweep(
         if entry.kind != _FORWARD
         and (
             now - entry.last_seen_ns > timeout_s(entry, timeouts) * NS_PER_S
-            or (entry.kind == _REVERSE and not _has_backend(key, backends))
+            or (entry.kind == _REVERSE and not _has_backend(key, there))
         )
     }
     over |= {
         key
         for key, entry in old.items()
-        if entry.kind == _FORWARD and (entry.reverse in over or entry.reverse not in entries)
+        if entry.kind == _FORWARD and (entry.reverse in over or not _is_there(conntrack, entry))
     }
     for key in over:
         conntrack.delete(key)
     return len(over)
+
+
+def _is_there(conntrack: Map, entry: Entry) -> bool:
+    """Whether the map has the entry that this one points to.
+
+    Now, and not when it was walked: a pair that was made meanwhile may be half of what was seen.
+    """
+    return conntrack.get(entry.reverse) is not None
 
 
 def _has_backend(key: bytes, backends: frozenset[tuple[bytes, int]]) -> bool:

@@ -432,6 +432,9 @@ class Conntrack:
     def items(self) -> list[tuple[bytes, bytes]]:
         return list(self.entries.items())
 
+    def get(self, key: bytes) -> bytes | None:
+        return self.entries.get(key)
+
     def delete(self, key: bytes) -> None:
         del self.entries[key]
 
@@ -467,11 +470,11 @@ def test_a_translation_ends_with_its_backend_and_takes_its_pointer_along(
         }
     )
     backends = frozenset({(socket.inet_aton("10.0.0.5"), 53)})
-    removed = sweeper.sweep(table, {}, "v3.26.1", backends)  # type: ignore[arg-type]
+    removed = sweeper.sweep(table, {}, "v3.26.1", lambda: backends)  # type: ignore[arg-type]
     assert removed == 3
     assert set(table.entries) == {normal, kept, to_kept}
     monkeypatch.setattr(sweeper.time, "clock_gettime_ns", lambda _: now + 2_000_000_000)
-    sweeper.sweep(table, {}, "v3.26.1", backends)  # type: ignore[arg-type]
+    sweeper.sweep(table, {}, "v3.26.1", lambda: backends)  # type: ignore[arg-type]
     assert table.entries == {}
 
 
@@ -485,10 +488,37 @@ def test_an_entry_is_kept_while_it_is_new_where_it_says_when_it_was_made(
     def left(age_s: int, release: str) -> set[bytes]:
         made = struct.pack("<Q", now - age_s * 1_000_000_000)
         table = Conntrack({lost: made + value_of(1, 0, bytes(16))[8:]})
-        sweeper.sweep(table, {}, release, frozenset())  # type: ignore[arg-type]
+        sweeper.sweep(table, {}, release, frozenset)  # type: ignore[arg-type]
         return set(table.entries)
 
     assert left(9, "v3.26.1") == {lost}
     assert left(11, "v3.26.1") == set()
     # Since v3.30 the first word is the time of a reset.
     assert left(9, "v3.30.2") == set()
+
+
+def test_a_connection_that_begins_while_the_map_is_walked_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The walk has passed the place of its entry, and comes to that of the pointer to it."""
+    now = 1_000_000_000_000
+    monkeypatch.setattr(sweeper.time, "clock_gettime_ns", lambda _: now)
+    reverse, forward = key_of("10.0.0.1", "10.0.0.5", 1, 53), key_of("10.0.0.1", "10.96.0.1", 1, 53)
+    pair = {reverse: value_of(2, now), forward: value_of(1, now, reverse)}
+    backends: set[tuple[bytes, int]] = set()
+
+    class Walked(Conntrack):
+        def items(self) -> list[tuple[bytes, bytes]]:
+            # Felix has a new backend, and somebody uses it at once.
+            backends.add((socket.inet_aton("10.0.0.5"), 53))
+            self.entries |= pair
+            return [(key, pair[key]) for key in self.seen]
+
+        seen: tuple[bytes, ...] = ()
+
+    for seen in ((forward,), (reverse,), (reverse, forward)):
+        backends.clear()
+        table = Walked({})
+        table.seen = seen
+        removed = sweeper.sweep(table, {}, "v3.30.2", lambda: frozenset(backends))  # type: ignore[arg-type]
+        assert (removed, table.entries) == (0, pair)
