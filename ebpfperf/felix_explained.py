@@ -119,7 +119,7 @@ def explain(field: Field, release: str) -> Explanation:
         lifetime=_lifetime(field),
         internal=field.internal,
         variable=field.variable,
-        values=_TYPES.get(field.type) or ", ".join(field.levels),
+        values=_TYPES.get(field.type) or ", ".join(field.of(release).levels),
         default=_default(field, field.default(release)),
         defaults=tuple(
             (since, _default(field, None if value == "unset" else value))

@@ -209,6 +209,7 @@ def strays(evidence: Evidence) -> list[str]:
 
 def _givens(evidence: Evidence, field: Field) -> Iterator[Given]:
     """What the places say, highest first; those that say nothing are left out."""
+    field = field.of(evidence.release)
     if field.name == "bpfEnabled" and evidence.unsupported:
         where = "the kernel lacks what eBPF mode needs (calico-node's log)"
         yield Given(Origin.OVERRIDE, where, value=False)

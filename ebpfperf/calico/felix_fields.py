@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -43,6 +43,8 @@ class Field:
         First release in which the environment and the file can set it.
     internal
         Felix's own name: the key in its file, in any case.
+    levels, levels_since
+        The words of all releases, and of those that came later since when; ``of`` has a release's.
     nonzero
         Whether ``none`` is an error to Felix, and not its zero value.
     fatal
@@ -70,6 +72,7 @@ class Field:
     traps: tuple[str, ...] = ()
     page: str = ""
     page_now: tuple[str, ...] = ()
+    levels_since: tuple[tuple[str, str], ...] = ()
 
     @property
     def variable(self) -> str:
@@ -83,6 +86,11 @@ class Field:
     def settable(self, release: str) -> bool:
         """Whether that release's Felix reads it from its environment and its file."""
         return _within(minor(release), self.settable_since, self.until)
+
+    def of(self, release: str) -> Field:
+        """The field with that release's words alone: others Felix cannot read there."""
+        later = {word for word, since in self.levels_since if minor(release) < minor(since)}
+        return replace(self, levels=tuple(each for each in self.levels if each not in later))
 
     def default(self, release: str) -> Any:
         """What Felix takes where nothing is set: None for *unset*, or text that begins UNKNOWN.
@@ -285,6 +293,7 @@ def _field(name: str, row: Mapping[str, Any]) -> Field:
         fatal=row.get("fatal", False),
         unset=row.get("unset", ""),
         page=row.get("page", ""),
+        levels_since=tuple(row.get("levels_since", {}).items()),
     )
 
 

@@ -52,27 +52,33 @@ class Rule:
 
     @property
     def releases(self) -> str:
-        """``v3.18 to v3.31``, or ``v3.32 and later``."""
+        """``v3.18 to v3.31``, ``v3.17``, or ``v3.32 and later``."""
         first = f"v{self.since[0]}.{self.since[1]}"
+        if self.until == self.since:
+            return first
         if self.until is None:
             return f"{first} and later"
         return f"{first} to v{self.until[0]}.{self.until[1]}"
 
 
+# Before v3.17 pods' MTU is what a ConfigMap says, see ``releases.AUTO_MTU_FROM``.
+_DEVICE_AND_FIB = "the tunnel device; true switches the FIB short-cut off"
 _TUNNEL = "the tunnel device, and the MTU of new pods"
 _TUNNEL_AND_FIB = f"{_TUNNEL}; true switches the FIB short-cut off"
 
 RULES: tuple[Rule, ...] = (
-    Rule("ipipEnabled", (3, 13), (3, 17), _TUNNEL_AND_FIB, True, "false",
-         f"{_FIB} at v3.13.0, v3.16.1 and v3.17.4"),
+    Rule("ipipEnabled", (3, 13), (3, 16), _DEVICE_AND_FIB, True, "false",
+         f"{_FIB} at v3.13.0 and v3.16.1"),
+    Rule("ipipEnabled", (3, 17), (3, 17), _TUNNEL_AND_FIB, True, "false", f"{_FIB} at v3.17.4"),
     Rule("ipipEnabled", (3, 18), (3, 22), _TUNNEL_AND_FIB, True, "false",
          f"{_FIB} at v3.18.0 and v3.22.0"),
     Rule("ipipEnabled", (3, 23), (3, 31), _TUNNEL_AND_FIB, True, _DERIVED,
          f"{_FIB} at v3.23.0, v3.26.0 and v3.31.0; commit 435eee2002"),
     Rule("ipipEnabled", (3, 32), None, _TUNNEL, False, _DERIVED,
          "felix/bpf-gpl/bpf.h at v3.32.0; calico#11230, commit d993149f60"),
-    Rule("vxlanEnabled", (3, 13), (3, 17), _TUNNEL_AND_FIB, True, "false",
-         f"{_FIB} at v3.13.0, v3.16.1 and v3.17.4"),
+    Rule("vxlanEnabled", (3, 13), (3, 16), _DEVICE_AND_FIB, True, "false",
+         f"{_FIB} at v3.13.0 and v3.16.1"),
+    Rule("vxlanEnabled", (3, 17), (3, 17), _TUNNEL_AND_FIB, True, "false", f"{_FIB} at v3.17.4"),
     Rule("vxlanEnabled", (3, 18), (3, 22), _TUNNEL, False, "false",
          "felix#2669, commit 254e080b3"),
     Rule("vxlanEnabled", (3, 23), None, _TUNNEL, False, _DERIVED,

@@ -210,3 +210,23 @@ def test_what_is_removed_says_so() -> None:
     assert told.lifetime == "since v3.15, removed in v3.32"
     assert told.as_json()["default"] is None
     assert told.defaults == (("v3.15", "false"), ("v3.23", "true"))
+
+
+@pytest.mark.parametrize("name", ["ipipEnabled", "vxlanEnabled"])
+@pytest.mark.parametrize(("release", "follows"), [("v3.16.1", False), ("v3.17.4", True)])
+def test_pods_mtu_follows_the_flags_from_v3_17(name: str, release: str, follows: bool) -> None:
+    told = explain(field(name), release)
+    assert any("MTU of new pods" in text for text in told.ebpf) is follows
+    assert any("pods keep their MTU" in text for text in told.traps) is follows
+    assert any("veth_mtu" in text for text in told.traps) is not follows
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("bpfAttachType", "Netkit"), ("programClusterRoutes", "EnabledIPIPOnly")]
+)
+def test_a_word_that_came_later_is_not_told_of_before(name: str, word: str) -> None:
+    before, after = explain(field(name), "v3.32.1"), explain(field(name), "v3.34.0-0.dev+67")
+    assert word not in before.values
+    assert word not in before.default
+    assert word in after.values
+    assert after.default == word

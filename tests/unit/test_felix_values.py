@@ -365,3 +365,12 @@ def test_environment_and_file_are_read_as_the_node_prints_them() -> None:
     assert file == {"VXLANPort": "4790", "LogFilePath": "None"}
     assert parse_printed("==> no process <==\n") == (None, None)
     assert parse_printed("==> environment <==\n==> file <==\n") == ({}, {})
+
+
+def test_a_word_that_the_release_does_not_know_is_its_default() -> None:
+    told = {"bpfAttachType": "netkit"}
+    before = value_of(seen("v3.32.1", default=told), field("bpfAttachType"))
+    assert before.value == "TCX"
+    assert before.notes == ("'netkit' is not TC or TCX: Felix takes its default instead",)
+    after = value_of(seen("v3.34.0-0.dev+67", default=told), field("bpfAttachType"))
+    assert (after.value, after.origin, after.notes) == ("Netkit", Origin.DEFAULT, ())
