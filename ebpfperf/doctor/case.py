@@ -78,15 +78,22 @@ class Case:
         try:
             return minor(self.release)
         except ValueError:
-            raise Missing("the cluster does not say which release of Calico it runs") from None
+            why = "the cluster does not say which release of Calico it runs"
+            raise Missing(why, self.show("clusterinformation")) from None
+
+    def released(self) -> Shown:
+        """The evidence for what applies to some releases alone."""
+        return self.show("clusterinformation", excerpt=f"calicoVersion: {self.release}")
 
     def item(self, source: str, node: str = API) -> Item:
         """The item; Missing where it was not gathered or has no answer."""
         found = self.evidence.item(source, node)
         if found is None and node in self.evidence.lost:
-            raise Missing(f"the node was not reached: {self.evidence.lost[node]}")
+            raise Missing(
+                f"the node was not reached: {self.evidence.lost[node]}", self.show(source, node)
+            )
         if found is None:
-            raise Missing(f"{source} was not gathered")
+            raise Missing(f"{source} was not gathered", self.show(source, node))
         if found.error:
             raise Missing(found.error, self.show(source, node))
         if found.status and found.content.startswith(_SUDO):
@@ -105,7 +112,9 @@ class Case:
         """The evidence for an outcome, with the part that decided: given, or the beginning."""
         item = self.evidence.item(source, node)
         if item is None:
-            return Shown(source, node, "", "", "not gathered")
+            why = self.evidence.lost.get(node)
+            when = self.evidence.taken_utc if why else ""
+            return Shown(source, node, "", when, f"not gathered{f': {why}' if why else ''}")
         given = excerpt if isinstance(excerpt, str) else "\n".join(excerpt)
         text = given or item.error or item.text
         lines = text.strip().splitlines()

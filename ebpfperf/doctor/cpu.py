@@ -115,6 +115,7 @@ def slices(case: Case, node: str) -> Iterator[Outcome]:
         yield Outcome(
             Verdict.NOT_APPLICABLE,
             f"{case.release} has no field {SLICES}: it always reads EndpointSlices.",
+            (case.released(),),
             corrected=_corrected(case),
         )
         return

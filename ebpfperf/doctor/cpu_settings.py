@@ -202,7 +202,8 @@ def table_full(case: Case, node: str) -> Iterator[Outcome]:
     if not tables:
         why = next((each for each in maps.missing if "ct" in each or "conntrack" in each), "")
         yield from found
-        yield unknown(f"The connection table was not read: {why or 'it is not pinned.'}")
+        why = f"The connection table was not read: {why or 'it is not pinned.'}"
+        yield unknown(why, case.show(MAPS, node, why))
         return
     for table in tables:
         frame, most = table.decoded.frame, table.max_entries

@@ -139,7 +139,9 @@ def which(case: Case, node: str) -> Iterator[Outcome]:
         return
     lost = [row for row in found.drops.drops if row.packets]
     if not lost:
-        yield not_applicable("Nothing was seen dropped, so there are no packets to name.")
+        lines = [line_of(row) for row in found.drops.drops]
+        shown = case.show(COUNTS + LATER, node, lines or "nothing that drops was seen")
+        yield not_applicable("Nothing was seen dropped, so there are no packets to name.", shown)
         return
     advice = f"ebpfperf drops --node {node} --log-for 5s has the debug log on for five seconds"
     cost = "it costs: Felix restarts twice, and each packet is logged at each hook meanwhile"

@@ -41,7 +41,7 @@ def reverse_path(case: Case, node: str) -> Iterator[Outcome]:
     tables = maps.of("routes")
     if not tables:
         why = next((each for each in maps.missing if "route" in each), "it is not pinned.")
-        found.append(unknown(f"The map of routes was not read: {why}"))
+        found.append(unknown(f"The map of routes was not read: {why}", case.show(MAPS, node, why)))
     else:
         found += _routes(case, node, maps)
     yield from found
@@ -200,7 +200,8 @@ def connections(case: Case, node: str) -> Iterator[Outcome]:
     tables = maps.of("conntrack")
     if not tables:
         why = next((each for each in maps.missing if "conntrack" in each or "_ct" in each), "")
-        yield unknown(f"The connection table was not read: {why or 'it is not pinned.'}")
+        why = f"The connection table was not read: {why or 'it is not pinned.'}"
+        yield unknown(why, case.show(MAPS, node, why))
         return
     known = bool(maps.of("nat-backend"))
     backends = _stacked(maps, "nat-backend") if known else None
@@ -217,7 +218,8 @@ def connections(case: Case, node: str) -> Iterator[Outcome]:
         ]
         found += _problems(case, node, table.name, problems)
     if not known:
-        found.append(unknown("The map of backends was not read: stale connections are not seen."))
+        why = "The map of backends was not read: stale connections are not seen."
+        found.append(unknown(why, case.show(MAPS, node, why)))
     what = f"Of {total} connections none leads to a backend that is gone, few have no answer."
     evidence = case.show(MAPS, node, [f"{each.name}: {len(each.entries)}" for each in tables])
     yield from found or [Outcome(Verdict.OK, what, (evidence,))]

@@ -47,9 +47,11 @@ def mixed(case: Case) -> Iterator[Outcome]:
     table = [f"{node}: {state.mode.value}, {state.why}" for node, state in states.items()]
     if not on:
         if unsaid:
-            yield unknown(f"Which nodes forward by eBPF is not known: {'; '.join(table[:_NAMED])}.")
+            what = f"Which nodes forward by eBPF is not known: {'; '.join(table[:_NAMED])}."
+            yield unknown(what, *_evidence(case, unsaid[0], table))
         else:
-            yield not_applicable("No node forwards by eBPF: nothing is mixed.")
+            shown = _evidence(case, off[0], table) if off else (case.show("nodes"),)
+            yield not_applicable("No node forwards by eBPF: nothing is mixed.", *shown)
         return
     for node in off:
         state = states[node]
@@ -124,7 +126,8 @@ def _node(case: Case, node: str, told: str | Missing | None) -> Iterator[Outcome
     own = case.value(node, _FIELD)
     givens = _givens(own)
     if own.value is not None and str(own.value).startswith(UNKNOWN):
-        yield unknown(f"Whether eBPF mode is asked for is not known: {own.value}.")
+        shown = (_resources(case), case.show("felix-process", node))
+        yield unknown(f"Whether eBPF mode is asked for is not known: {own.value}.", *shown)
         return
     evidence = case.felix(node)
     wants = case.wants_ebpf(node)
@@ -133,7 +136,7 @@ def _node(case: Case, node: str, told: str | Missing | None) -> Iterator[Outcome
     values = values or f"nobody sets {_FIELD}"
     words = f"{values}{f'; Installation says {told}' if isinstance(told, str) else ''}"
     if not asked_for:
-        yield not_applicable("eBPF mode is not asked for there.")
+        yield not_applicable("eBPF mode is not asked for there.", _resources(case))
         return
     shown = (_resources(case), case.show("felix-process", node))
     quiet = True

@@ -71,7 +71,8 @@ def active(case: Case, node: str) -> Iterator[Outcome]:
 def dirty(case: Case, node: str) -> Iterator[Outcome]:
     """Whether Felix failed to put programs on a device, and which."""
     if case.state(node).mode is Mode.FALLBACK:
-        yield not_applicable("Felix does not forward by eBPF there.")
+        why = f"Felix does not forward by eBPF there: {case.state(node).why}."
+        yield not_applicable(why, _said(case, node))
         return
     item = case.item(LOG, node)
     events, newest, begun = _events(item.text)

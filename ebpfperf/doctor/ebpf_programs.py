@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ebpfperf.calico.felix_fields import UNSET
 from ebpfperf.calico.maps import DIRECTORY
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
+from ebpfperf.doctor import values
 from ebpfperf.doctor.case import Case, Missing, not_applicable, unknown
 from ebpfperf.doctor.devices import (
     CALICO_DEVICES,
@@ -19,6 +20,7 @@ from ebpfperf.doctor.devices import (
     patterns,
 )
 from ebpfperf.drop_counts import NodeCounts, of_calico
+from ebpfperf.felix_values import Effective
 from ebpfperf.felix_values import shown as written
 from ebpfperf.kube_objects import internal_ips
 from ebpfperf.units import UNKNOWN
@@ -74,7 +76,7 @@ def nic_pattern(case: Case, node: str) -> Iterator[Outcome]:
     effective = case.value(node, PATTERN)
     expressions = patterns(effective.value, case.release)
     if not expressions:
-        yield unknown(f"{PATTERN} is not known: {effective.value}.")
+        yield unknown(f"{PATTERN} is not known: {effective.value}.", values.shown(case, effective))
         return
     told = effective.value if len(expressions) == 1 else "the release's default"
     pattern = f"{PATTERN} ({effective.where}): {' or '.join(expressions)}"
@@ -101,7 +103,7 @@ def nic_pattern(case: Case, node: str) -> Iterator[Outcome]:
             "traffic between nodes fail there.",
             shown,
             subject=name,
-            remedy=_remedy(case, name, expressions),
+            remedy=_remedy(case, name, expressions, effective),
         )
     if not missing:
         yield Outcome(
@@ -335,12 +337,14 @@ def _kind(device: Device, stands_on: list[str]) -> str:
     return f" (a {device.kind or 'device'} on {', '.join(stands_on[:_NAMED])})"
 
 
-def _remedy(case: Case, name: str, expressions: tuple[str, ...]) -> str:
-    own = f"set {PATTERN} so that it matches {name} as well, such as ^({name}|eth.*|en[opsx].*)$"
+def _remedy(case: Case, name: str, expressions: tuple[str, ...], decides: Effective) -> str:
+    own = f"Set {PATTERN} {values.place(decides)} so that it matches {name} as well"
     if len(expressions) == 1:
-        own = f"set {PATTERN} so that it matches {name} as well as {written(expressions[0])}"
+        own += f" as {written(expressions[0])}"
+    else:
+        own += f", such as ^({name}|eth.*|en[opsx].*)$"
     tunnels = (
         "" if case.minor >= _TUNNELS_KNOWN_FROM
         else "; it must go on to match tunl0, vxlan.calico and wireguard.cali"
     )  # fmt: skip
-    return f"{own[:1].upper()}{own[1:]}{tunnels}."
+    return f"{own}{tunnels}."

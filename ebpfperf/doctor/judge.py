@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from ebpfperf.diagnosis import Diagnosis, Outcome, Result, Verdict
-from ebpfperf.doctor import cpu, drops, ebpf_on, performance, services
+from ebpfperf.doctor import cpu, drops, ebpf_on, performance, services, values
 from ebpfperf.doctor.case import UNREADABLE, Case, Missing, asked, not_applicable, unknown
 from ebpfperf.doctor.declaration import Check
 from ebpfperf.errors import InputError
@@ -89,21 +89,24 @@ def _of_node(case: Case, check: Check, node: str) -> list[Outcome]:
         return []
     if node in case.windows:
         why = "a Windows node: Calico's eBPF mode is for Linux alone"
-        return [replace(not_applicable(why), node=node)]
+        return [replace(not_applicable(why, case.show("nodes", excerpt=node)), node=node)]
     if check.ebpf and not _to_be_on(case, node):
-        return [replace(not_applicable("eBPF mode is not asked for there"), node=node)]
+        shown = values.shown(case, case.value(node, "bpfEnabled"))
+        return [replace(not_applicable("eBPF mode is not asked for there", shown), node=node)]
     return asked(lambda: of_node(case, node), node)
 
 
 def _of_cluster(case: Case, check: Check) -> list[Outcome]:
     """What is said of no single node."""
     if why := _outside(case, check):
-        return [not_applicable(why)]
+        return [not_applicable(why, case.released())]
     if check.of_cluster is None:
-        return [unknown("the cluster has no nodes")]
+        return [unknown("The cluster has no nodes.", case.show("nodes"))]
     of_cluster = check.of_cluster
     if check.ebpf and not any(_to_be_on(case, node) for node in case.nodes):
-        return [not_applicable("no node is to forward by eBPF")]
+        shown = (values.shown(case, case.value(node, "bpfEnabled")) for node in case.nodes)
+        told = dict.fromkeys(shown) or (case.show("nodes"),)
+        return [not_applicable("no node is to forward by eBPF", *told)]
     return asked(lambda: of_cluster(case), "") or [unknown("The check found nothing to ask.")]
 
 

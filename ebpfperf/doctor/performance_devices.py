@@ -132,7 +132,7 @@ def _disabled(case: Case, node: str, devices: Mapping[str, Any]) -> Iterator[Out
             f"{', '.join(named)}.",
             (show_value(case, value),),
             subject=named[0],
-            remedy="Remove the field, unless GRO of this NIC is broken.",
+            remedy=f"Take it out of {value.where}, unless GRO of this NIC is broken.",
         )
 
 

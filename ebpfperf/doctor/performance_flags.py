@@ -124,6 +124,8 @@ def _off(case: Case, value: Effective) -> str:
         )
     if lower := next((each for each in value.shadowed if each.value is True), None):
         said += f"; also in {lower.where}"
+    if case.minor < AUTO_MTU_FROM:
+        return f"{said}."  # Pods' MTU does not follow the flags there.
     return f"{said}; then make the pods anew, for their MTU."
 
 

@@ -10,7 +10,7 @@ from ebpfperf import network_view as view
 from ebpfperf.calico import mtu
 from ebpfperf.calico.releases import AUTO_MTU_FROM
 from ebpfperf.diagnosis import Outcome, Verdict
-from ebpfperf.doctor import clouds
+from ebpfperf.doctor import clouds, values
 from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.doctor.devices import parse_devices
 from ebpfperf.doctor.performance_devices import pod_devices
@@ -61,7 +61,7 @@ def mtus(case: Case, node: str) -> Iterator[Outcome]:
     if told is not None:
         evidence.append(case.show("mtu-file", node))
     found = list(_wrong(case, node, room, pods, told))
-    found += _tunnels_wrong(case, nic, links)
+    found += _tunnels_wrong(case, node, nic, links)
     for verdict, said, subject, remedy in found:
         yield Outcome(verdict, said, tuple(evidence), subject=subject, remedy=remedy)
     if not found:
@@ -170,7 +170,9 @@ def _on_purpose(
     return told is None or all(each.mtu_bytes == told for each in small)
 
 
-def _tunnels_wrong(case: Case, nic: view.Link, links: Sequence[view.Link]) -> Iterator[_Found]:
+def _tunnels_wrong(
+    case: Case, node: str, nic: view.Link, links: Sequence[view.Link]
+) -> Iterator[_Found]:
     """Tunnel devices of overlays in use that let through more than the NIC carries."""
     used = {pool.overlay for pool in pools(case) if pool.in_use}
     for kind, name in TUNNELS.items():
@@ -178,12 +180,13 @@ def _tunnels_wrong(case: Case, nic: view.Link, links: Sequence[view.Link]) -> It
         overhead = next(added for each, added in FLAGS.values() if each is kind)
         if device is None or kind not in used or device.mtu_bytes <= nic.mtu_bytes - overhead:
             continue
+        field = "ipipMTU" if kind is Overlay.IPIP else "vxlanMTU"
         yield (
             Verdict.FAIL,
             f"{name} has MTU {device.mtu_bytes}, but {nic.name}'s {nic.mtu_bytes} bytes leave "
             f"{nic.mtu_bytes - overhead}: full packets of the overlay are dropped or cut.",
             name,
-            f"Set {'ipipMTU' if kind is Overlay.IPIP else 'vxlanMTU'} to at most "
+            f"Set {field} {values.place(case.value(node, field))} to at most "
             f"{nic.mtu_bytes - overhead}{_automatic(case)}.",
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ebpfperf.calico.encapsulation import pool_overlay
 from ebpfperf.calico.mtu import IPIP_OVERHEAD_BYTES, VXLAN_OVERHEAD_BYTES
-from ebpfperf.calico.releases import DERIVES_ENCAPSULATION_FROM
+from ebpfperf.calico.releases import AUTO_MTU_FROM, DERIVES_ENCAPSULATION_FROM
 from ebpfperf.diagnosis import Outcome, Shown, Verdict
 from ebpfperf.doctor.case import Case, Missing
 from ebpfperf.felix_values import Effective, Origin, shown
@@ -179,6 +179,10 @@ def _change(case: Case, pool: PoolUse, encapsulation: str) -> str:
         how = (
             f"VXLAN: kubectl patch ippool {pool.name} --type merge -p "
             '\'{"spec":{"ipipMode":"Never","vxlanMode":"CrossSubnet"}}\''
+        )
+    if case.minor < AUTO_MTU_FROM:
+        how += (
+            f", veth_mtu of ConfigMap calico-config at most the NIC's less {VXLAN_OVERHEAD_BYTES}"
         )
     return f"{best}{how}{flags_too}; then make the pods anew, for their MTU."
 

@@ -9,7 +9,7 @@ from ebpfperf.calico.counters import CAPTIONS, TOTAL
 from ebpfperf.diagnosis import Outcome, Verdict
 from ebpfperf.doctor.case import Case, Missing, not_applicable
 from ebpfperf.doctor.performance_flags import not_wanted, shortcut_wanted
-from ebpfperf.doctor.performance_overlay import pod_prefixes
+from ebpfperf.doctor.performance_overlay import FLAGS, pod_prefixes, show_value
 from ebpfperf.doctor.where_on import where_on
 from ebpfperf.drop_counts import NodeCounts
 from ebpfperf.evidence_sources import COUNTS, LATER
@@ -37,7 +37,8 @@ def active(case: Case, node: str) -> Iterator[Outcome]:
     elif case.minor < COUNTED_FROM:
         yield not_applicable(
             f"By its settings the FIB short-cut is on; {case.release} neither names nor counts "
-            f"it. {_HOW}."
+            f"it. {_HOW}.",
+            *(show_value(case, case.value(node, name)) for name in FLAGS),
         )
     else:
         yield _counted(case, node)

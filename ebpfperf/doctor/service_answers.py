@@ -99,7 +99,7 @@ def _mode(case: Case, node: str) -> tuple[Effective, Outcome | None]:
     if values.is_unknown(value):
         return value, unknown(f"{values.spoken(value)}.", values.shown(case, value))
     if value.value != DSR:
-        return value, not_applicable(values.spoken(value))
+        return value, not_applicable(values.spoken(value), values.shown(case, value))
     return value, None
 
 
@@ -188,23 +188,26 @@ def _elsewhere(case: Case, node: str, wanted: str) -> Outcome | None:
 def balanced(case: Case) -> Iterator[Outcome]:
     """B7: whether a cloud's load balancer stands before services that answer by DSR."""
     nodes, unsaid = [], []
+    others: list[Shown] = []
     for node in case.nodes:
         try:
             if not case.wants_ebpf(node):
                 continue
             value, otherwise = _mode(case, node)
         except Missing as missing:
-            unsaid.append(missing.why)
+            unsaid.append((missing.why, missing.shown))
             continue
         if otherwise is None:
             nodes.append((node, value))
         elif values.is_unknown(value):
-            unsaid.append(values.spoken(value))
+            unsaid.append((values.spoken(value), otherwise.shown))
+        else:
+            others += otherwise.shown
     if not nodes:
         yield (
-            unknown(f"Not known: {unsaid[0]}.")
+            unknown(f"Not known: {unsaid[0][0]}.", *unsaid[0][1])
             if unsaid
-            else not_applicable(f"{MODE} is {TUNNEL} on every node")
+            else not_applicable(f"{MODE} is {TUNNEL} on every node", *dict.fromkeys(others))
         )
         return
     node, value = nodes[0]
@@ -225,8 +228,9 @@ def balanced(case: Case) -> Iterator[Outcome]:
             "those are kept).",
         )  # fmt: skip
         return
-    remedy = f"Set {MODE}: {TUNNEL} in FelixConfiguration default"
-    remedy += f", or list the load balancers' clients in {OPT_OUT}." if exempt is not None else "."
+    remedy = values.advice(value, TUNNEL)
+    if exempt is not None:
+        remedy += f" Or list the load balancers' clients in {OPT_OUT}."
     cloud = _cloud(case)
     if not cloud:
         yield unknown(
@@ -288,7 +292,7 @@ def foreign_sources(case: Case, node: str) -> Iterator[Outcome]:
         yield otherwise
         return
     if len(case.nodes) < 2:
-        yield not_applicable("there is only one node")
+        yield not_applicable("there is only one node", case.show("nodes", excerpt=node))
         return
     tried = _tried(case, node)
     shown = (*tried.shown, values.shown(case, value))
@@ -314,8 +318,7 @@ def foreign_sources(case: Case, node: str) -> Iterator[Outcome]:
             "are lost.",
             shown,
             remedy="Let the underlay carry them (source checks, reverse-path filters, port "
-            f"security of virtual machines); or set {MODE}: {TUNNEL} in FelixConfiguration "
-            "default.",
+            f"security of virtual machines). Or: {values.advice(value, TUNNEL)}",
         )
 
 

@@ -62,7 +62,8 @@ def from_host(case: Case, node: str) -> Iterator[Outcome]:
     decides, mode = _connect_mode(case, node)
     without = case.value(node, WITHOUT_CTLB)
     if values.is_unknown(decides) or values.is_unknown(without):
-        yield unknown(f"{values.spoken(decides)}; {values.spoken(without)}.")
+        told = (values.shown(case, decides), values.shown(case, without))
+        yield unknown(f"{values.spoken(decides)}; {values.spoken(without)}.", *told)
         return
     device = next((link for link in case.links(node) if link.name == NAT_DEVICE), None)
     programs = _connect_programs(case, node)
@@ -70,7 +71,8 @@ def from_host(case: Case, node: str) -> Iterator[Outcome]:
     if case.evidence.item("connect-programs", node) is not None:
         shown.append(case.show("connect-programs", node))
     if device is None and not programs and _emulated(case, node):
-        yield not_applicable("the lab does not emulate how a node's own processes reach services")
+        why = "the lab does not emulate how a node's own processes reach services"
+        yield not_applicable(why, case.show("nodes", excerpt=f"{node}: {_EMULATION}"))
         return
     if programs and mode == "Enabled":
         words = f"The node's own processes are redirected at connect() ({values.spoken(decides)})."

@@ -43,7 +43,7 @@ class _Blamed:
 def vxlan_passes(case: Case) -> Iterator[Outcome]:
     """B3: whether VXLAN leaves each node and arrives at the others."""
     if len(case.nodes) < 2:
-        yield not_applicable("there is only one node")
+        yield not_applicable("there is only one node", case.show("nodes", excerpt=case.nodes))
         return
     pairs = underlay_pairs.vxlan(case)
     deaf = underlay_pairs.receivers_without(case, VXLAN_PROBE)
@@ -208,7 +208,9 @@ def fits(case: Case, node: str) -> Iterator[Outcome]:
     """B4: whether what node ports wrap in VXLAN fits the NICs on its way."""
     fronts = [_name(each) for each in case.services() if _from_outside(each)]
     if not fronts:
-        yield not_applicable("no service has a node port or an external address")
+        why = "no service has a node port or an external address"
+        count = f"services: {len(case.services())}, all of type ClusterIP or ExternalName"
+        yield not_applicable(why, case.show("services", excerpt=count))
         return
     nic, pods = case.nic(node), _pods(case, node)
     value = case.value(node, "vxlanMTU")
@@ -235,8 +237,7 @@ def fits(case: Case, node: str) -> Iterator[Outcome]:
             f"Node ports wrap packets of up to {limit} bytes here; with {VXLAN_OVERHEAD_BYTES} "
             f"bytes of VXLAN they exceed the {device.mtu_bytes} of {device.name} on {other}.",
             (*shown, case.show("links", other, _mtus([device]))),
-            remedy=f"Give all NICs one MTU, or set vxlanMTU: {fitting} in FelixConfiguration "
-            "default.",
+            remedy=f"Give all NICs one MTU. Or: {values.advice(value, fitting)}",
         )  # fmt: skip
         return
     big = [pod for pod in pods if pod.mtu_bytes > nic.mtu_bytes]

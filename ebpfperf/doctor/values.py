@@ -32,7 +32,20 @@ def shown(case: Case, value: Effective) -> Shown:
         return case.show("felix-process", value.node, spoken(value))
     if value.origin in _ON_NODE:
         return case.show("pods", excerpt=spoken(value))
+    if value.origin is Origin.DERIVED:
+        return case.show("ippools", excerpt=spoken(value))
     return case.show("felixconfigurations", excerpt=spoken(value))
+
+
+def place(value: Effective) -> str:
+    """Where it is to be set: ``in FelixConfiguration default``, or in what beats that now."""
+    if value.origin is Origin.ENVIRONMENT:
+        return f"by {value.where} in calico-node's environment, which wins,"
+    if value.origin is Origin.FILE:
+        return f"in {felix_values.FILE} of {value.node}, which wins,"
+    if value.origin in (Origin.NODE, Origin.SELECTOR):
+        return f"in {value.where}, which wins,"
+    return "in FelixConfiguration default"
 
 
 def advice(value: Effective, wanted: Any) -> str:

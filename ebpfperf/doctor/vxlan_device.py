@@ -23,10 +23,12 @@ def vxlan_device(case: Case, node: str) -> Iterator[Outcome]:
         yield unknown(f"{values.spoken(value)}.", values.shown(case, value))
         return
     if not value.value:
-        yield not_applicable(f"no VXLAN device is to be there: {values.spoken(value)}")
+        why = f"no VXLAN device is to be there: {values.spoken(value)}"
+        yield not_applicable(why, values.shown(case, value))
         return
     device = next((link for link in case.links(node) if link.name == VXLAN_DEVICE), None)
-    port = int(case.value(node, "vxlanPort").value)
+    wanted = case.value(node, "vxlanPort")
+    port = int(wanted.value)
     state = "not there" if device is None else "up" if device.up else "down"
     links = case.show("links", node, f"{VXLAN_DEVICE}: {state}")
     if device is not None and device.up:
@@ -39,8 +41,8 @@ def vxlan_device(case: Case, node: str) -> Iterator[Outcome]:
     if not why and logged:
         why = f"calico-node logged '{IN_USE}': something holds UDP port {port}"
     remedy = (
-        f"Set vxlanPort to a free port such as {port + 1} in FelixConfiguration default, and let "
-        "it pass between the nodes; or end what holds the port."
+        f"Set vxlanPort to a free port such as {port + 1} {values.place(wanted).rstrip(',')}, and "
+        "let it pass between the nodes; or end what holds the port."
         if taken
         else "See calico-node's log on the node for why it does not set the device up."
     )

@@ -124,3 +124,40 @@ def test_a_windows_node_is_asked_nothing_and_is_no_evidence_that_is_missing(rele
         "A6"
     ]
     assert not found.counts()[Verdict.UNKNOWN]
+
+
+# Nobody was asked anything: traffic, a campaign and delays are asked for by options, or elsewhere.
+UNASKED = ("E5", "E6", "E9")
+
+
+def bare(evidence: Evidence) -> list[str]:
+    """Findings without evidence, or with some that lacks its command, time or excerpt."""
+    gathered = {(item.source, item.node) for item in evidence}
+    return [
+        f"{result.id} {each.verdict} {each.node}: {each.what}"
+        for result, each in judge.diagnose(evidence).outcomes()
+        if result.id not in UNASKED
+        if not each.shown
+        or not all(
+            shown.excerpt and ((shown.asked and shown.taken_utc) or
+                               (shown.source, shown.node) not in gathered)
+            for shown in each.shown
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("release", RECORDED)
+def test_every_finding_has_its_evidence_whatever_its_verdict(release: str) -> None:
+    base = healthy(release)
+    assert bare(base) == []
+    # Checks of DSR, and those of what is not asked for, apply to other clusters.
+    for fields in ({"bpfExternalServiceMode": "DSR"}, {"bpfEnabled": False}):
+        assert bare(changed(base, {("felixconfigurations", ""): felix(base, fields)})) == []
+    assert bare(windows(base, "node-2")) == []
+
+
+@pytest.mark.parametrize("release", ["v3.16", "v3.32"])
+def test_what_cannot_be_told_has_the_evidence_that_it_cannot(release: str) -> None:
+    base = healthy(release)
+    for place in [place for place in base.items if place[1] != "node-2"]:
+        assert bare(changed(base, without=[place])) == [], place
