@@ -251,11 +251,12 @@ def summary(file: str, outcome: Outcome) -> dict[str, Any]:
     """One file as ``ebpfperf import iperf3 --json`` prints it; ``docs/iperf3.md`` says the keys.
 
     The rates, loss and retransmits are of the first direction, ``reverse_…`` of the second one of
-    a bidirectional test.
+    a bidirectional test; of a failed test, what its document still says of them.
     """
     known = bool(outcome.protocol)
-    first = outcome.backward if outcome.reverse else outcome.forward
-    second = outcome.backward if outcome.bidir else None
+    ways = outcome.partial if outcome.reason else (outcome.forward, outcome.backward)
+    first = ways[1] if outcome.reverse else ways[0]
+    second = ways[1] if outcome.bidir else None
     return {
         "file": file,
         "status": "failed" if outcome.reason else "ok",

@@ -60,7 +60,10 @@ def iperf3(
     stderr: Annotated[str, typer.Option(help="Standard error of iperf3, of every file.")] = "",
     json: Json = False,
 ) -> None:
-    """Make a campaign of iperf3's documents, or judge each of them (--json)."""
+    """Make a campaign of iperf3's documents, or judge each of them (--json).
+
+    docs/iperf3.md says what the keys of --json and the reasons mean.
+    """
     from ebpfperf import importing
     from ebpfperf.loads import iperf3_document
 

@@ -236,6 +236,46 @@ class Judge:
         return streams
 
 
+def unjudged(
+    end: Mapping[str, Any], suffix: str, *, to_server: bool, server: bool, protocol: str
+) -> Totals | None:
+    """What ``end`` says of a direction of a test that failed, as far as it is a number.
+
+    None where it says nothing; a server's 0 of the other end is "not known", as in ``Judge``.
+    """
+    parts = [end.get(f"{name}{suffix}") for name in ("sum", "sum_sent", "sum_received")]
+    if not any(parts):
+        return None
+    whole, sent, received = (part if type(part) is dict else {} for part in parts)
+    udp = protocol == "UDP"
+    lost_pct = _said(whole, "lost_percent") if udp else None
+    rate, arrived = _said(sent, "bits_per_second"), _said(received, "bits_per_second")
+    if udp and not sent:
+        rate = _said(whole, "bits_per_second")
+        arrived = None if rate is None or lost_pct is None else rate * (1 - lost_pct / 100)
+    if server and to_server:
+        rate = rate or None
+    elif server:
+        arrived, lost_pct = arrived or None, None
+    retransmits = None if udp else _said(sent, "retransmits")
+    return Totals(
+        sent_bits_per_s=rate,
+        received_bits_per_s=arrived,
+        sent_bytes=None,
+        received_bytes=None,
+        seconds=0.0,
+        lost_pct=lost_pct,
+        retransmits=None if retransmits is None else int(retransmits),
+    )
+
+
+def _said(part: Mapping[str, Any], key: str) -> float | None:
+    try:
+        return float(amount(part, key))
+    except (Doubt, KeyError):
+        return None
+
+
 def _retransmits(streams: list[Mapping[str, Any]], sent: Mapping[str, Any]) -> int | None:
     """Of all streams; None where the sender's kernel or release does not count them (−1)."""
     if sent.get("retransmits", -1) == -1:

@@ -58,6 +58,10 @@ _WORDS: tuple[tuple[str, Reason], ...] = (
     ("unable to set tcp", Reason.BAD_OPTION),
 )
 _ERROR = re.compile(r"\berror\b", re.IGNORECASE)
+# Failures that are judged here: no program says them, and numbers of such a document mislead.
+_JUDGED = frozenset(
+    {Reason.NO_END, Reason.NO_TRAFFIC, Reason.SHORT, Reason.INCONSISTENT, Reason.MISMATCH}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,24 @@ class Outcome:
     host_cpu_pct: float | None = None
     remote_cpu_pct: float | None = None
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def partial(self) -> tuple[Totals | None, Totals | None]:
+        """What was counted each way before the program failed, if its ``end`` says so; unjudged."""
+        end = _object(self.document.get("end"))
+        expected = self.streams * (2 if self.bidir else 1)
+        if self.reason in _JUDGED or not end or len(_list(end.get("streams"))) != expected:
+            return None, None
+        ways = {forward: suffix for suffix, forward in self._sides.ways}
+        found = [
+            checks.unjudged(
+                end, ways[forward], to_server=forward, server=self.server, protocol=self.protocol
+            )
+            if forward in ways
+            else None
+            for forward in (True, False)
+        ]
+        return found[0], found[1]
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
@@ -222,11 +244,11 @@ def _failure(document: Mapping[str, Any], *, stderr: str, status: int) -> tuple[
     """Why the program says, in any of its ways, that it failed."""
     start, end = _object(document.get("start")), _object(document.get("end"))
     error = document.get("error")
-    if error:
+    if error is not None:
         return _by_words(str(error)) or Reason.OTHER, str(error)
-    theirs = document.get("server_output_json")
-    if type(theirs) is dict and theirs.get("error"):
-        return _by_words(str(theirs["error"])) or Reason.OTHER, f"server: {theirs['error']}"
+    theirs = _object(document.get("server_output_json")).get("error")
+    if theirs is not None:
+        return _by_words(str(theirs)) or Reason.OTHER, f"server: {theirs}"
     sums = "sum" in end or "sum_sent" in end
     if sums and status == 0 and not stderr:
         return None
@@ -250,6 +272,10 @@ def _second_sums(end: Mapping[str, Any]) -> bool:
 
 def _object(value: object) -> Mapping[str, Any]:
     return value if type(value) is dict else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if type(value) is list else []
 
 
 def _plain(value: Any) -> float | None:

@@ -3,16 +3,19 @@
 The common case is one call of orjson. A slower loader that sees every pair of keys takes over where
 something may be repeated (``--bidir`` of 3.7 to 3.10.1 prints ``sum``, ``sum_sent`` and
 ``sum_received`` twice, and an ordinary loader keeps the second direction alone), where old releases
-printed ``-nan`` (esnet/iperf issue 613), where bytes are no UTF-8, and where other text stands
-around the document.
+printed ``-nan`` (esnet/iperf issue 613), where bytes are no UTF-8 (shells on Windows redirect to
+UTF-16), and where other text stands around the document.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -22,12 +25,16 @@ from ebpfperf.loads.reasons import Reason
 REVERSE = "_bidir_reverse"
 """Suffix of the second direction's sums: as 3.11 and later print it, and as it is read here."""
 
+_KEY = b'":'  # what ends a key; within text it stands in both alike
 _REPEATED = ("sum", "sum_sent", "sum_received")
 # Printed once a stream, with whatever each socket got; nothing is read from them.
 _HARMLESS = frozenset({"sock_bufsize", "sndbuf_actual", "rcvbuf_actual"})
+_HARMLESS_KEYS = tuple(f'"{key}":'.encode() for key in sorted(_HARMLESS))
 _NO_NUMBER = re.compile(r"(?<=[:\[,\s])[-+]?(?:nan|inf(?:inity)?)(?=\s*[,}\]])", re.IGNORECASE)
 # Enough of a beginning to know that what stops was a document of iperf3.
 _BEGINNINGS = ('{"start"', '{"event"')
+# What begins one more document, wherever on a line.
+_ANOTHER = re.compile(r'^\{|\{\s*"(?:start|event)"', re.MULTILINE)
 
 Document = dict[str, Any]
 
@@ -64,48 +71,58 @@ def load(data: bytes) -> Printed:
 
 
 def _repeats(data: bytes, document: Document) -> bool:
-    """Whether sums stand in ``data`` more often than in ``document``, or some other number odd."""
-    sums = _sums(document)
-    theirs = document.get("server_output_json")
-    if type(theirs) is dict:
-        sums += _sums(theirs)
-    return data.count(b'"sum') != sums
+    """Whether more keys stand in ``data`` than in ``document``, or it is of an unusual shape."""
+    head = data[: data.find(b'"intervals"')]
+    try:
+        found = _keys(document) + sum([max(0, head.count(key) - 1) for key in _HARMLESS_KEYS])
+    except (KeyError, TypeError):
+        return True
+    return data.count(_KEY) != found
 
 
-def _sums(document: Document) -> int:
-    """How many keys of it begin with ``sum``."""
-    intervals, end = document.get("intervals"), document.get("end")
-    found = 0
-    if type(end) is dict:
-        found = sum([key.startswith("sum") for key in end])
-    if type(intervals) is list and intervals and type(intervals[0]) is dict:
-        found += len(intervals) * sum([key.startswith("sum") for key in intervals[0]])
-    return found
+def _keys(document: Document) -> int:
+    """How many keys it has; KeyError, TypeError or less than that where its intervals differ."""
+    intervals, found = document.get("intervals"), len(document)
+    if intervals:
+        found += sum(map(len, intervals))
+        for key in intervals[0]:
+            parts = map(itemgetter(key), intervals)
+            found += sum(map(len, chain.from_iterable(parts) if key == "streams" else parts))
+    rest = [value for key, value in document.items() if key != "intervals"]
+    return found + orjson.dumps(rest).count(_KEY)
 
 
 def _carefully(data: bytes) -> Printed:
-    text = data.decode("utf-8", "replace").strip().lstrip("\ufeff")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if wide else "utf-8", "replace").strip().lstrip("\ufeff")
     before, text = _from_brace(text)
     if not text:
         return Printed(None, Reason.NOT_JSON, before)
     pairs = _Pairs()
-    decoder = json.JSONDecoder(object_pairs_hook=pairs.keep)
     try:
-        first, end = decoder.raw_decode(text)
+        first, after = _first(text, pairs)
     except (ValueError, RecursionError):
-        text = _NO_NUMBER.sub("null", text)
-        pairs.conflict = ""
-        try:
-            first, end = decoder.raw_decode(text)
-        except (ValueError, RecursionError):
-            started = '"start"' in text or _begins(text)
-            return Printed(None, Reason.TRUNCATED if started else Reason.NOT_JSON, before)
+        started = '"start"' in text or _begins(text)
+        return Printed(None, Reason.TRUNCATED if started else Reason.NOT_JSON, before)
+    if _ANOTHER.search(before):
+        return Printed(None, Reason.CONCATENATED)
     if "event" in first:
-        return _from_events(text, before, decoder)
-    after = text[end:].strip()
-    if after.startswith("{"):
+        return _from_events(text, before)
+    if _ANOTHER.search(after):
         return Printed(None, Reason.CONCATENATED)
     return Printed(first, None, f"{before}\n{after}".strip(), pairs.conflict)
+
+
+def _first(text: str, pairs: _Pairs) -> tuple[Document, str]:
+    """The object that ``text`` begins with, and the text after it; ValueError if there is none."""
+    decoder = json.JSONDecoder(object_pairs_hook=pairs.keep)
+    try:
+        found, end = decoder.raw_decode(text)
+    except ValueError:
+        text = _NO_NUMBER.sub("null", text)
+        pairs.conflict = ""
+        found, end = decoder.raw_decode(text)
+    return found, text[end:].strip()
 
 
 def _from_brace(text: str) -> tuple[str, str]:
@@ -119,36 +136,57 @@ def _begins(text: str) -> bool:
     return any(beginning.startswith(compact[: len(beginning)]) for beginning in _BEGINNINGS)
 
 
-def _from_events(text: str, before: str, decoder: json.JSONDecoder) -> Printed:
+def _from_events(text: str, before: str) -> Printed:
     """A document put together from ``--json-stream`` lines (3.17 and later)."""
     document: Document = {"intervals": []}
-    for line in text.splitlines():
-        if not line.strip():
+    beside, lines = [before], text.split("\n")
+    for number, line in enumerate(lines):
+        if line.strip() == "{" and "end" in document:
+            return _with_whole(document, "\n".join(lines[number:]), beside)
+        if not line.lstrip().startswith("{"):
+            if '"event"' in line or line.rstrip().endswith("}"):
+                return Printed(None, Reason.TRUNCATED, before)
+            beside.append(line.strip())
             continue
         try:
-            event = _event(line, decoder)
+            event = _event(line)
         except (ValueError, RecursionError):
-            # --json-stream-full-output (3.20) appends the whole document, pretty-printed.
-            if line.strip() == "{" and "end" in document:
-                break
             return Printed(None, Reason.TRUNCATED, before)
         if type(event) is not dict or type(event.get("event")) is not str:
-            return Printed(None, Reason.NOT_JSON, before)
-        name = event["event"]
+            another = type(event) is dict and "start" in event
+            return Printed(None, Reason.CONCATENATED if another else Reason.NOT_JSON, before)
+        name, data = event["event"], event.get("data")
         if name == "interval":
-            document["intervals"].append(event.get("data"))
+            document["intervals"].append(data)
         elif name in document:
             return Printed(None, Reason.CONCATENATED, before)
         else:
-            document[name] = event.get("data")
-    return Printed(document, None, before)
+            document[name] = "" if name == "error" and data is None else data
+    return Printed(document, None, "\n".join(filter(None, beside)))
 
 
-def _event(line: str, decoder: json.JSONDecoder) -> Any:
+def _with_whole(document: Document, text: str, beside: list[str]) -> Printed:
+    """The events' document, if the one that ``text`` begins with is the same and the last.
+
+    ``--json-stream-full-output`` (3.20 and later) appends the whole document, pretty-printed.
+    """
+    pairs = _Pairs()
+    try:
+        whole, after = _first(text, pairs)
+    except (ValueError, RecursionError):
+        return Printed(None, Reason.TRUNCATED, beside[0])
+    if _ANOTHER.search(after) or whole.get("start") != document.get("start"):
+        return Printed(None, Reason.CONCATENATED)
+    differs = next((key for key in ("intervals", "end") if whole.get(key) != document[key]), "")
+    said = "\n".join(filter(None, [*beside, after]))
+    return Printed(whole | document, None, said, pairs.conflict or differs)
+
+
+def _event(line: str) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        return decoder.decode(_NO_NUMBER.sub("null", line))
+        return json.loads(_NO_NUMBER.sub("null", line))
 
 
 class _Pairs:

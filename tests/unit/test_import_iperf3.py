@@ -80,7 +80,15 @@ def test_json_says_what_the_document_says(case: dict[str, Any]) -> None:
     one = importing.summary(case["file"], read)
     assert one["reason"] == case["reason"]
     if case["reason"]:
-        assert [one[key] for key in KEYS[8:]] == [None] * 6
+        # An interrupted client prints what it sent, and 0 for what arrived; a server its own side.
+        server, sends = "_as_server_" in case["file"], one["reverse"]
+        partial = case["reason"] == "interrupted"
+        sides = [sends, not sends] if server else [True, True]
+        known = [partial and side for side in (*sides, False, False, False, sides[0])]
+        assert [one[key] is not None for key in KEYS[8:]] == known
+        if partial and not server:
+            assert one["sent_bits_per_s"] == pytest.approx(case["sent_bits_per_s"])
+            assert one["retransmits"] == case["retransmits"]
         return
     ways = ["", "reverse_"] if one["bidir"] else [""]
     server = "_as_server_" in case["file"]
@@ -109,6 +117,29 @@ def test_exit_status_and_standard_error_tell_the_rest(run: Import) -> None:
     good = RECORDED / "v3.12__tcp.json"
     (one,) = objects(run("--json", good, "--exit-code", 1))
     assert (one["status"], one["reason"]) == ("failed", "other")
+
+
+def test_a_failed_test_still_says_what_its_document_counted(run: Import, tmp_path: Path) -> None:
+    both = [Way([[1000]], 1000, 999, retransmits=3), Way([[500]], 600, 500)]
+    datagrams = Way([[1000]], 1000, 750, packets=8, lost=2)
+    for name, test in (
+        ("old", Test("3.9", both)),
+        ("new", Test("3.21", both)),
+        ("reverse", Test("3.12", both[1:], reverse=True)),
+        ("udp", Test("3.9", [datagrams], "UDP")),
+    ):
+        (tmp_path / f"{name}.json").write_bytes(printed(test))
+    sound = objects(run("--json", tmp_path))
+    killed = objects(run("--json", tmp_path, "--exit-code", -9))
+    assert [one["reason"] for one in killed] == ["other"] * 4
+    assert [{**one, "status": "ok", "reason": ""} for one in killed] == sound
+    # But not where a direction was lost, or where the numbers contradict each other.
+    whole = json.loads((tmp_path / "new.json").read_text())
+    del whole["end"]["streams"][0]
+    (tmp_path / "lost.json").write_text(json.dumps(whole))
+    for words in ([], ["--exit-code", 1]):
+        (lost,) = objects(run("--json", tmp_path / "lost.json", *words))
+        assert [lost[key] for key in KEYS[8:]] == [None] * 6
 
 
 def test_a_stream_of_events_is_as_good_as_a_document(run: Import, tmp_path: Path) -> None:
