@@ -113,12 +113,14 @@ class Session:
         Bound on what was printed and not yet taken.
     open_s
         How long to wait for the server to open a session (it allows so many at once) and to
-        start the command.
+        start the command: the command's own time limit. None: some seconds.
 
     Raises
     ------
     ConnectError
-        The connection is gone, or the server opens no session in time.
+        The connection is gone, or the server opens no session in some seconds.
+    CommandTimeout
+        Nor in the command's time.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Session:
         command: Sequence[str],
         argv: Sequence[str],
         limit_bytes: int,
-        open_s: float = _OPEN_S,
+        open_s: float | None = None,
     ) -> None:
         self.name = name
         self.argv = tuple(argv)
@@ -140,18 +142,30 @@ class Session:
         self._taken = 0
         self._scanned = 0
         self._start = time.monotonic()
+        wait_s = _OPEN_S if open_s is None else open_s
         try:
-            self._channel = _open_channel(transport, open_s)
+            self._channel = _open_channel(transport, wait_s)
         except (paramiko.SSHException, EOFError, OSError) as error:
+            # Of a connection that stands it says so only when the time is over.
+            if open_s is not None and transport.is_active():
+                raise self._late(open_s) from error
             raise lost(name, error) from error
         # paramiko waits for the answer without a limit; closing the channel wakes it.
-        watch = threading.Timer(open_s, self._channel.close)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._channel.close()
+
+        watch = threading.Timer(wait_s, give_up)
         watch.daemon = True
         watch.start()
         try:
             self._channel.exec_command(shlex.join(command))
         except (paramiko.SSHException, EOFError, OSError) as error:
             self.close()
+            if open_s is not None and late.is_set() and transport.is_active():
+                raise self._late(open_s) from error
             raise lost(name, error) from error
         except BaseException:
             self.close()
@@ -241,10 +255,10 @@ class Session:
 
     def _ended(self) -> bool:
         channel = self._channel
-        if channel.recv_ready() or channel.recv_stderr_ready():
-            return False
-        # Closed is what comes last: both outputs and the status came before it.
-        return channel.closed or bool(channel.eof_received and channel.exit_status_ready())
+        # Closed is what comes last: both outputs and the status came before it. Asked first: asked
+        # after the outputs, it would be true of an output that came between the two questions.
+        over = channel.closed or bool(channel.eof_received and channel.exit_status_ready())
+        return over and not channel.recv_ready() and not channel.recv_stderr_ready()
 
     def _pump(self, deadline: float) -> bool:
         """Take what comes, waiting a moment for it; False when the deadline has passed."""
