@@ -97,7 +97,10 @@ treatments = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60,
+)
 @given(
     felix=st.none() | st.dictionaries(fields, values),
     runs=st.lists(

@@ -401,6 +401,11 @@ def test_what_the_controller_wrote_goes_with_the_service_and_nothing_else(
     create(store, "web", selector={"app": "web"})
     store.create("pods", pod("a", "198.19.0.1", app="web"))
     settled(store, [Backend("198.19.0.1", 80, "node-1")])
+    # It writes the slice first.
+    deadline = time.monotonic() + 10
+    while not any(each.get("subsets") for each in store.list("endpoints")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     version = store.version
     time.sleep(0.2)
     assert store.version == version, "a controller that is done comes to rest"

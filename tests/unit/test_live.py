@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import re
 import signal
@@ -52,6 +53,11 @@ def counters(t_s: float, **got: float) -> Reading:
 # The thread that looks.
 
 
+def looking() -> list[threading.Thread]:
+    """The threads that look: others of this process come and go when they like."""
+    return [one for one in threading.enumerate() if one.name.startswith("looks at ")]
+
+
 def test_looks_go_on_until_the_traffic_ends_and_none_is_under_way_after_it() -> None:
     told: list[tuple[Trial, Mapping[str, Reading]]] = []
     enough = threading.Event()
@@ -61,12 +67,11 @@ def test_looks_go_on_until_the_traffic_ends_and_none_is_under_way_after_it() -> 
         if len(told) == 3:
             enough.set()
 
-    before = threading.active_count()
-    seen = iter(range(1000))
+    seen = itertools.count()
     look = lambda: {"tcp_rtt": Reading(metrics={"srtt_events": float(next(seen))})}  # noqa: E731
     with Looks(on_look, every_s=0.001).during(TCP, look) as looked:
         assert enough.wait(SECOND)
-    assert threading.active_count() == before
+    assert looking() == []
     assert {trial for trial, _ in told} == {TCP}
     events = [readings["tcp_rtt"].metrics["srtt_events"] for _, readings in told]
     assert events == list(range(len(told)))
@@ -97,9 +102,8 @@ def test_nobody_looks_unless_asked() -> None:
     def look() -> dict[str, Reading]:
         raise AssertionError("somebody looked")
 
-    before = threading.active_count()
     with Looks().during(TCP, look) as looked:
-        assert threading.active_count() == before
+        assert looking() == []
     assert (looked.facts, looked.warnings) == ((), ())
 
 
@@ -124,13 +128,12 @@ def test_a_failing_look_is_noted_once_and_the_next_is_made(which: str) -> None:
 
 
 def test_the_thread_ends_when_the_traffic_fails() -> None:
-    before = threading.active_count()
     with (
         pytest.raises(RuntimeError, match="gone"),
         Looks(lambda *_: None, every_s=0.001).during(TCP, dict),
     ):
         raise RuntimeError("gone")
-    assert threading.active_count() == before
+    assert looking() == []
 
 
 # What is shown.
