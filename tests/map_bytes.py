@@ -44,7 +44,7 @@ class Layout:
 
 LAYOUTS = (
     Layout("cali_v4_ct", "v3.13", 4, 56, 8, 40, 44, None, 48, None, "created_ns", (17,)),
-    Layout("cali_v4_ct2", "v3.16", 4, 64, 12, 48, 52, 54, 56, 40, "created_ns", (17,)),
+    Layout("cali_v4_ct2", "v3.16", 4, 64, 12, 48, 52, None, 56, None, "created_ns", (17,)),
     Layout("cali_v4_ct3", "v3.26", 4, 88, 24, 76, 80, 82, 72, 40, "created_ns", (17, 23)),
     Layout("cali_v4_ct3", "v3.30", 4, 88, 24, 76, 80, 82, 72, 40, "rst_seen_ns", (17, 23)),
     Layout("cali_v4_ct4", "v3.31", 4, 88, 24, 76, 80, 82, 72, 40, "rst_seen_ns", (17, 23)),
@@ -55,6 +55,7 @@ LAYOUTS = (
         *("cali_v6_ct4", "v3.32", 6, 128, 24, 88, 104, 106, 72, 64, "rst_seen_ns"),
         (17, 23, 18, 19),
     ),
+    Layout("cali_v4_ct2", "v3.21", 4, 64, 12, 48, 52, 54, 56, 40, "created_ns", (17,)),
 )
 
 

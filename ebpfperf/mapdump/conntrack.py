@@ -67,10 +67,7 @@ def decode(entries: Entries, how: Layout) -> tuple[pd.DataFrame, tuple[str, ...]
     for way in ("a_to_b", "b_to_a"):
         columns |= _leg(value, way, bits[way], how, ~legs)
     columns |= {"orig_ip": orig, "orig_port": masked(value["orig_port"], ~legs)}
-    has_sport = "orig_sport" in how.value.fields  # type: ignore[operator]
-    columns["orig_sport"] = (
-        masked(value["orig_sport"], ~legs) if has_sport else _absent(len(kind), np.uint16)
-    )
+    columns["orig_sport"] = masked(value["orig_sport"], ~legs if how.source_ports else True)
     columns |= {"orig_sip": orig_sip, "tun_ip": tun}
     columns |= {
         "rev_proto": masked(rest["rev_proto"], ~forward),
@@ -79,10 +76,7 @@ def decode(entries: Entries, how: Layout) -> tuple[pd.DataFrame, tuple[str, ...]
         "rev_addr_b": rev_b,
         "rev_port_b": masked(rest["rev_port_b"], ~forward),
     }
-    has_nat = "nat_sport" in how.forward.fields  # type: ignore[operator]
-    columns["nat_sport"] = (
-        masked(rest["nat_sport"], ~forward) if has_nat else _absent(len(kind), np.uint16)
-    )
+    columns["nat_sport"] = masked(rest["nat_sport"], ~forward if how.source_ports else True)
     columns["tcp_state"] = _state(bits["a_to_b"], bits["b_to_a"], flags, legs & (key["proto"] == 6))
     columns |= _initiator(key, rest, forward, bits, flags, how, (a, b))
     return frame(columns), _doubts(key, kind, value, how)

@@ -26,6 +26,8 @@ RESET_TIME_SINCE = (3, 30)
 _CLUSTER_EXTERNAL_IN = (3, 31)
 _HIGH_FLAGS_SINCE = (3, 32)
 _WORKLOAD_SINCE = (3, 30)
+# Before, what is now a changed source port was padding.
+_SOURCE_PORTS_SINCE = (3, 21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,10 @@ class Layout:
         Name of the first eight bytes: ``created_ns`` or ``rst_seen_ns``.
     legs
         Whether a leg has bytes and packets, and whether it has an ifindex.
-    wide_flags
+    flag_bytes
         How many bytes of flags there are: 1, 2 or 4.
+    source_ports
+        Whether ports that NAT gave a source are there: ``orig_sport``, ``nat_sport``.
     """
 
     family: int
@@ -51,6 +55,7 @@ class Layout:
     ifindex: bool
     flag_bytes: int
     opener_by_flag: bool
+    source_ports: bool
     workload: bool
     words: Words
 
@@ -84,6 +89,7 @@ def layout(number: int, family: int, release: str | None, *, first_word: str | N
         ifindex=number >= 2,
         flag_bytes=4 if wide else 2 if number >= 3 else 1,
         opener_by_flag=number >= 3,
+        source_ports=number >= 2 and at >= _SOURCE_PORTS_SINCE,
         workload=number == 4 or (number == 3 and at >= _WORKLOAD_SINCE),
         words=words,
     )
@@ -133,8 +139,6 @@ def _value(number: int, family: int) -> np.dtype[Any]:
         rest += [("orig_sport", "<u2", end + 6), ("tun_ip", address, end + 8)]
         if number == 2:
             rest.append(("orig_sip", address, end + 12))
-        else:
-            rest.pop(2)
     elif family == 4:
         rest = [("tun_ip", address, 72), ("orig_ip", address, 76), ("orig_port", "<u2", 80),
                 ("orig_sport", "<u2", 82), ("orig_sip", address, 84)]  # fmt: skip
@@ -150,6 +154,5 @@ def _forward(number: int, family: int) -> np.dtype[Any]:
     fields = {name: inner.fields[name] for name in inner.names}  # type: ignore[index,union-attr]
     found = [(name, kind.str if kind.subdtype is None else addresses.FORMATS[family], offset)
              for name, (kind, offset, *_) in fields.items()]  # fmt: skip
-    if number >= 2:
-        found.append(("nat_sport", "<u2", 40 if family == 4 else 64))
+    found.append(("nat_sport", "<u2", 40 if family == 4 else 64))
     return record(*found, size=size)

@@ -13,6 +13,7 @@ from ebpfperf.mapdump.entries import (
     Column,
     Entries,
     Words,
+    categories,
     flag_names,
     frame,
     masked,
@@ -54,7 +55,8 @@ def frontends(entries: Entries, family: int) -> tuple[pd.DataFrame, tuple[str, .
         sources = pd.array(["0.0.0.0/0"] * len(key), dtype="str")
     (addr,) = addresses.columns(family, (key["addr"], None))
     count_of = plain(value["count"])
-    flags = plain(value["flags"]) if entries.value_bytes >= 20 else np.zeros(len(value), np.uint32)
+    flagged = entries.value_bytes >= 20
+    flags = plain(value["flags"]) if flagged else np.zeros(len(value), np.uint32)
     found = {
         "proto": plain(key["proto"]),
         "addr": addr,
@@ -64,8 +66,10 @@ def frontends(entries: Entries, family: int) -> tuple[pd.DataFrame, tuple[str, .
         "count": count_of,
         "local": plain(value["local"]),
         "affinity_timeout_s": plain(value["affinity"]),
-        "flags": flags if entries.value_bytes >= 20 else masked(flags, True),
-        "flag_names": flag_names(flags, WORDS),
+        "flags": flags if flagged else masked(flags, True),
+        "flag_names": flag_names(flags, WORDS)
+        if flagged
+        else categories(np.full(len(value), -1, np.int8), []),
         "blackhole": count_of == BLACKHOLE,
     }
     return frame(found), remarks

@@ -112,7 +112,9 @@ def test_frontends(release: str, family: int, trie: bool, flagged: bool) -> None
                 "local": local,
                 "affinity_timeout_s": seconds,
                 "flags": flags if flagged else None,
-                "flag_names": [FLAGS[bit] for bit in range(4) if flagged and flags >> bit & 1],
+                "flag_names": [FLAGS[bit] for bit in range(4) if flags >> bit & 1]
+                if flagged
+                else None,
                 "blackhole": count == 0xFFFFFFFF,
             }
         )
