@@ -24,6 +24,7 @@ GATEWAY = "169.254.1.1"
 HOST_SIDE_MAC = "ee:ee:ee:ee:ee:ee"
 _RESYNC_S = 5.0
 _RETRY_S = 0.5
+_EMPTIED_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -92,9 +93,11 @@ class Kubelet:
 
     def _run(self) -> None:
         seen = 0
-        while not self._stopped.is_set():
+        while True:
+            version = self._store.version
+            if self._stopped.is_set():  # after the version: see ObjectStore.wake
+                return
             try:
-                version = self._store.version
                 self._reconcile()
             except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:
                 _log.warning("kubelet %s: %s", self._node.name, error)
@@ -213,7 +216,8 @@ class Kubelet:
         sandbox.process.kill()
         sandbox.process.wait(5.0)
         for path in (sandbox.cgroup, sandbox.cgroup.parent):
-            for _ in range(50):
+            deadline = time.monotonic() + _EMPTIED_S
+            while time.monotonic() < deadline:
                 try:
                     path.rmdir()
                     break
