@@ -168,8 +168,10 @@ def _files(path: Path) -> dict[str, bytes]:
 
 def _members(archive: tarfile.TarFile, files: dict[str, bytes]) -> None:
     for entry in archive:
-        if not entry.isreg() or not (entry.name == _INDEX or _FILE.fullmatch(entry.name)):
+        if not (entry.name == _INDEX or _FILE.fullmatch(entry.name)):
             raise _Unfit(f"it holds {entry.name[:80]!r}, which no bundle does")
+        if not entry.isreg():
+            raise _Unfit(f"{entry.name[:80]!r} in it is a link or another thing that is no file")
         if entry.size > MOST_BYTES or len(files) >= MOST_FILES:
             raise _Unfit("it holds more than any bundle does")
         content = archive.extractfile(entry)

@@ -126,10 +126,14 @@ class Kube:
                 raise ConfigError(f"context {context or config.current_context!r} names no user")
             client = _client(single)
         except (ConfigError, KeyError, TypeError, ValueError, OSError, YAMLError) as error:
-            known = "" if path else " (no kubeconfig was found)"
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            what = f"The kubeconfig {path} cannot be used: {why}."
+            if path is None:
+                what = "No kubeconfig was found: KUBECONFIG is not set, and ~/.kube/config missing."
+            elif not path.exists():
+                what = f"There is no kubeconfig {path}."
             raise KubeError(
-                f"The kubeconfig {path or kubeconfig or '~/.kube/config'} cannot be used{known}: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+                what,
                 "Give --kubeconfig and --context, or set KUBECONFIG.",
                 kubeconfig=str(path or kubeconfig or ""),
             ) from error

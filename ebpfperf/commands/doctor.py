@@ -126,7 +126,11 @@ def doctor(
     document = output or (None if report is None else report.with_suffix(".json"))
     if document is not None:
         text = jsonlib.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        document.write_text(f"{text}\n", encoding="utf-8")
+        try:
+            document.write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            # Not status 1: that is what a check that fails ends with.
+            raise InputError(f"{document} cannot be written: {error.strerror}.") from error
     if json:
         printing.as_json(found.as_json())
     else:
@@ -183,7 +187,11 @@ def _writable(output: Path | None, report: Path | None) -> None:
     if report is not None and report.suffix != ".html":
         raise InputError(f"--report {report} is no HTML file.", "Write for example doctor.html.")
     for path in (output, report):
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InputError(f"{path} is a directory.", "Name a file.", path=str(path))
+        if not path.absolute().parent.is_dir():
             raise InputError(f"There is no directory {path.parent}.", "Make it first.")
 
 

@@ -340,6 +340,7 @@ def test_json_and_output_are_the_same_document(cluster: dict[str, Any], tmp_path
         (("--release", "v3.26"), "--release goes with --list"),
         (("--list", "--release", "new"), "new is no release"),
         (("--output", "nowhere/at/all.json"), "no directory nowhere/at"),
+        (("--output", "."), ". is a directory"),
         (("--report", "x.pdf"), "is no HTML file"),
     ],
 )
@@ -349,6 +350,11 @@ def test_bad_input_is_one_sentence_and_status_2(
     code, said = run(*arguments)
     assert (code, words in said) == (2, True), said
     assert "how" not in cluster
+
+
+def test_a_document_that_cannot_be_written_is_no_check_that_fails(cluster: dict[str, Any]) -> None:
+    code, said = run("--check", "A4", "--output", "/dev/full")
+    assert (code, "/dev/full cannot be written: No space left" in said) == (2, True), said
 
 
 # ---------------------------------------------------------------------------------- list

@@ -86,8 +86,11 @@ def test_a_bad_kubeconfig_is_one_sentence(tmp_path: Any, text: str) -> None:
 def test_no_kubeconfig_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    with pytest.raises(KubeError, match="no kubeconfig was found"):
+    with pytest.raises(KubeError, match="No kubeconfig was found") as caught:
         Kube.connect()
+    assert "serviceaccount" not in caught.value.what, "that is for pods, of which this is none"
+    with pytest.raises(KubeError, match=r"There is no kubeconfig .*/none\."):
+        Kube.connect(str(tmp_path / "none"))
 
 
 def node(name: str, *, ready: bool = True, **spec: Any) -> dict[str, Any]:
