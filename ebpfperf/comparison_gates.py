@@ -32,6 +32,7 @@ CAPS = (
     (5e9, "AWS gives one flow outside a cluster placement group"),
     (10e9, "AWS gives one flow inside a cluster placement group"),
 )
+_OFF = "Off"
 _LEADING = {"tcp": "received_bits_per_s", "udp": "received_bits_per_s"}
 
 
@@ -226,10 +227,18 @@ def _versions_of_arms(ground: Ground, named: pd.DataFrame, word: str) -> Iterato
 
 def _bpf_log_level(ground: Ground) -> Iterator[Judged]:
     spec = _felix_spec(ground.facts)
+    shown = _log_levels(ground)
     for treatment in ground.campaign.treatments:
         about = About(treatment.name)
         asked = dict(treatment.felix)
         if asked.get("bpfLogLevel") is not None or treatment.dataplane is Dataplane.STANDARD:
+            continue
+        # What programs are beats what the resource says: an environment or a node's own may differ.
+        if seen := shown.get(treatment.name, set()) - {_OFF}:
+            said = (
+                f"Programs log ({_listed(seen)}) under {treatment.name}, which does not ask for it."
+            )
+            yield about, "bpf_log_level", Severity.DOUBT, said, 1
             continue
         if spec is None:
             said = "not checked: FelixConfiguration was not read"
@@ -237,10 +246,25 @@ def _bpf_log_level(ground: Ground) -> Iterator[Judged]:
             continue
         ebpf = treatment.dataplane is Dataplane.EBPF or spec.get("bpfEnabled") is True
         unset = "bpfLogLevel" in asked
-        level = "Off" if unset else spec.get("bpfLogLevel") or "Off"
-        if ebpf and level != "Off":
+        # Felix takes it in any case.
+        level = _OFF if unset else str(spec.get("bpfLogLevel") or _OFF).capitalize()
+        if ebpf and level != _OFF:
             said = f"bpfLogLevel is {level} under {treatment.name}, which does not ask for it."
             yield about, "bpf_log_level", Severity.DOUBT, said, 1
+
+
+def _log_levels(ground: Ground) -> dict[str, set[str]]:
+    """Treatment → the levels that names of programs showed in its trials, where they show it."""
+    facts = ground.facts
+    if "trial_id" not in facts:
+        return {}
+    ours = facts[facts["name"].eq("bpf_log_level") & ~facts["value"].str.startswith(UNKNOWN)]
+    treatments = ours["trial_id"].map(ground.good.set_index("trial_id")["treatment"])
+    found: dict[str, set[str]] = {}
+    for treatment, value in zip(treatments, ours["value"], strict=True):
+        if isinstance(treatment, str):
+            found.setdefault(treatment, set()).update(value.split(", "))
+    return found
 
 
 def _felix_spec(facts: pd.DataFrame) -> dict[str, object] | None:

@@ -98,6 +98,10 @@ def _other_traffic(case: Case) -> Iterator[Verdict]:
     quiet = case.quiet.nic_bits_per_s
     if math.isnan(idle) and math.isnan(during):
         yield _unchecked("what else crossed the NICs is not known")
+    elif math.isnan(idle):
+        yield _unchecked("what crossed the NICs before the trial is not known")
+    elif math.isnan(during):
+        yield _unchecked("what else crossed the NICs during the trial is not known")
     if idle > quiet:
         yield _doubt(f"A NIC carried {bits_per_s(idle)} before the trial.")
     rate = case.number("received_bits_per_s")

@@ -241,6 +241,19 @@ def test_a_wire_that_could_not_be_seen_is_not_checked_with_its_reason() -> None:
     assert row["evidence"] == "not checked: tcpdump is not installed"
 
 
+@pytest.mark.parametrize(
+    ("unknown", "word"), [("other_nic_bits_per_s", "during"), ("idle_nic_bits_per_s", "before")]
+)
+def test_half_a_question_about_other_traffic_is_not_the_whole(unknown: str, word: str) -> None:
+    """Of a flow between hosts nobody knows what else crossed the NIC meanwhile."""
+    found = judged(numbers={unknown: float("nan")})
+    (row,) = found.to_dict("records")
+    assert (row["gate"], row["severity"]) == ("other_traffic", "unchecked")
+    assert f"{word} the trial is not known" in row["evidence"]
+    busy = {"idle_nic_bits_per_s": 1e9, "other_nic_bits_per_s": 1e9, unknown: float("nan")}
+    assert against(judged(numbers=busy)) == {"other_traffic": "doubt"}
+
+
 def test_failed_trials_have_no_numbers_to_judge() -> None:
     bad = trials(idle_busy_pct=99).assign(status="failed")
     found = gates.of_trials(bad, samples(), facts(), CAMPAIGN)

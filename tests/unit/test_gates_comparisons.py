@@ -191,6 +191,37 @@ def test_a_log_that_nobody_asked_for() -> None:
     assert against(judged(None, debug, campaign)) == []
 
 
+def test_a_log_level_is_off_however_it_is_spelled() -> None:
+    for spelled in ("off", "OFF", ""):
+        spec = json.dumps({"bpfEnabled": True, "bpfLogLevel": spelled})
+        assert against(judged(None, facts(spec=spec))) == []
+    spec = json.dumps({"bpfEnabled": True, "bpfLogLevel": "debug"})
+    assert len(against(judged(None, facts(spec=spec)))) == 2
+
+
+@pytest.mark.parametrize("shown", ["Debug", "Debug, Off", "Info"])
+def test_programs_that_log_though_the_resource_says_off(shown: str) -> None:
+    """FELIX_BPFLOGLEVEL and a node's own FelixConfiguration beat the default one."""
+
+    def told(level: str) -> pd.DataFrame:
+        rows = [
+            ("node-1", trial, "bpf_log_level", level if treatment == "vxlan" else "Off")
+            for trial, treatment in trials()[["trial_id", "treatment"]].itertuples(index=False)
+        ]
+        return facts(*rows, spec=json.dumps({"bpfEnabled": True, "bpfLogLevel": "Off"}))
+
+    assert against(judged(None, told("Off"))) == []
+    assert against(judged(None, told("UNKNOWN: since Calico v3.21 a name does not tell it"))) == []
+    found = judged(None, told(shown))
+    assert against(found) == [("vxlan", "", "bpf_log_level")]
+    assert found["evidence"].iloc[0] == (
+        f"Programs log ({shown.removesuffix(', Off')}) under vxlan, which does not ask for it."
+    )
+    asked = replace(VXLAN, felix=(("bpfLogLevel", "Debug"),))
+    campaign = replace(CAMPAIGN, treatments=(NONE, asked))
+    assert against(judged(None, told(shown), campaign)) == []
+
+
 @pytest.mark.parametrize(
     ("low", "high", "trips"),
     [(0.96, 1.2, False), (1.04, 1.2, False), (1.051, 1.2, True), (0.9, 0.95, True),
