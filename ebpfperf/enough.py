@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ebpfperf import compare, estimates, metrics, power, sequential, stats, tables
+from ebpfperf import compare, estimates, metrics, power, sequential, stats, tables, verdicts
 from ebpfperf.model import Campaign
 from ebpfperf.store import Store
 
@@ -98,7 +98,8 @@ class Ending:
         if not due:
             return False
         self._looked.add(blocks)
-        trials = self._store.frame("trials")
+        # What gates void takes no part in a verdict, and so narrows none.
+        trials = verdicts.trials_of_store(self._store)
         seen = replace(campaign, ended_after=blocks)
         wide = too_wide(trials, seen)
         if not wide and widths(trials, seen):
@@ -128,18 +129,21 @@ def asked_for(trials: pd.DataFrame, ran: Campaign, campaign: Campaign) -> tuple[
         The trials frame and campaign that tell the noise.
     campaign
         What is planned: its flows and treatments of the same names are looked at, for intervals as
-        narrow as its ``until_pct``, or else as its margin.
+        narrow as its ``until_pct``, or else as its margin. One that may end early is told the first
+        look at which they are, at the level of that look; if none of its own is, those of a longer
+        campaign are asked.
     """
     half_pct = campaign.until_pct or campaign.margin_pct
-    level = campaign.level
     watched = compare.watched(trials, ran)
     said = []
     for name in [campaign.until_metric] if campaign.until_metric else metrics.HEADLINE:
-        needed: dict[str, int] = {}
+        metric, needed = metrics.metric(name), dict[str, int]()
+        # What is left for the noise: an interval is widened by a bin at each end.
+        left_pct = 100 * ((1 + half_pct / 100) / (1 + metric.resolution_pct / 100) - 1)
         for flow in campaign.flows:
             if flow.name not in campaign.asked_flows or name not in watched:
                 continue
-            if not metrics.metric(name).of(flow.load):
+            if not metric.of(flow.load):
                 continue
             table = estimates.paired(watched, flow=flow.name, metric=name)
             for treatment in campaign.treatments:
@@ -148,20 +152,49 @@ def asked_for(trials: pd.DataFrame, ran: Campaign, campaign: Campaign) -> tuple[
                 if campaign.baseline not in table:
                     continue
                 logs = estimates.logs(table, replace(campaign, design=ran.design), treatment.name)
-                if not logs.paired:
+                if not logs.paired or not logs.ratios.size:
                     continue
-                found = power.blocks_needed(logs.ratios, half_width_pct=half_pct, level=level)
+                found = _blocks(logs.ratios, campaign, left_pct) if left_pct > 0 else MANY_BLOCKS
                 if found is not None:
                     needed[flow.name] = max(found, needed.get(flow.name, 0))
         said += [
-            f"{metrics.metric(name).label} of {flow}: about {count} blocks for intervals within "
-            f"±{half_pct:g} %."
-            if count <= MANY_BLOCKS
-            else f"{metrics.metric(name).label} of {flow}: more than {MANY_BLOCKS} blocks for "
-            f"intervals within ±{half_pct:g} %; lengthen its trials or quieten the nodes first."
+            f"{metric.label} of {flow}: {_amount(count, metric, half_pct, left_pct)}"
             for flow, count in needed.items()
         ]
     return tuple(said)
 
 
+def _amount(count: int, metric: metrics.Metric, half_pct: float, left_pct: float) -> str:
+    within = f"intervals within ±{half_pct:g} %"
+    if left_pct <= 0:
+        bins = f"bins of {metric.resolution_pct:.1f} %"
+        return f"no number of blocks gives {within}: it is read from {bins}."
+    if count > MANY_BLOCKS:
+        instead = "lengthen its trials or quieten the nodes first"
+        return f"more than {MANY_BLOCKS} blocks for {within}; {instead}."
+    return f"about {count} blocks for {within}."
+
+
 MANY_BLOCKS = 200
+
+
+def _blocks(ratios: stats.Floats, campaign: Campaign, half_width_pct: float) -> int | None:
+    """After how many blocks of this noise intervals are so narrow; None where nothing tells.
+
+    Of a campaign that may end early it is the first of its looks, each at its own level, that is
+    late enough; or else how long the campaign has to be for its last one to be.
+    """
+    if campaign.until_pct is None:
+        return power.blocks_needed(ratios, half_width_pct=half_width_pct, level=campaign.level)
+    blocks = campaign.blocks
+    while True:
+        planned = sequential.looks(blocks, level=campaign.level)
+        for look in planned if blocks == campaign.blocks else planned[-1:]:
+            level = sequential.spent_level(look, planned, level=campaign.level)
+            needed = power.blocks_needed(ratios, half_width_pct=half_width_pct, level=level)
+            if needed is None or needed <= look:
+                return None if needed is None else look
+        # The last look needs more than there are.
+        if needed is None or needed > MANY_BLOCKS:
+            return needed
+        blocks = needed

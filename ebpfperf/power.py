@@ -137,8 +137,12 @@ def _promised(
 
 
 def _spread(data: stats.Floats, *, level: float) -> float:
-    """What times ``_reach`` is half the width of these observations' interval."""
-    for asked in (level, 0.95):
+    """What times ``_reach`` is half the width of these observations' interval.
+
+    Of an interval of 95 %, whatever ``level`` is: the ends of a stricter one rest on so few of the
+    observations, or resamples, that its own width is chance to a tenth.
+    """
+    for asked in (0.95, level):
         found = intervals.paired_interval(data, level=asked)
         if found is not None:
             reached = found.level if found.n < intervals.BOOTSTRAP_FROM else asked

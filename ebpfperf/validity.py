@@ -281,13 +281,16 @@ def _blocks_needed(effects: pd.DataFrame, campaign: Campaign) -> list[str]:
         if rows.empty:
             continue
         label = metrics.metric(name).label
-        width = np.log(rows["high"] / rows["low"]) / 2 / np.log1p(campaign.margin_pct / 100)
-        needed = int(np.ceil((rows["n_blocks"] * width**2).max()))
+        # The bin by which an interval is wider stays, however many blocks there are.
+        bin_width = np.log1p(metrics.metric(name).resolution_pct / 100)
+        left = np.log1p(campaign.margin_pct / 100) - bin_width
+        noise = np.log(rows["high"] / rows["low"]) / 2 - bin_width
+        needed = np.ceil((rows["n_blocks"] * (noise / left) ** 2).max()) if left > 0 else np.inf
         if needed > _MANY_BLOCKS:
             hopeless.append(label)
         else:
             said.append(
-                f"{label} is undecided: at this noise about {needed} blocks would narrow its "
+                f"{label} is undecided: at this noise about {needed:.0f} blocks would narrow its "
                 "intervals to the margin."
             )
     if hopeless:

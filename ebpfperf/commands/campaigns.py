@@ -238,7 +238,7 @@ def _campaign(
 
 def _needed(campaign: Campaign, noise: Path | None) -> tuple[str, ...]:
     """When a campaign may end, and how many blocks the last one's noise asks for, in sentences."""
-    from ebpfperf import enough
+    from ebpfperf import enough, verdicts
     from ebpfperf.store import Store
 
     said = []
@@ -252,7 +252,7 @@ def _needed(campaign: Campaign, noise: Path | None) -> tuple[str, ...]:
     if noise is None and not (place / "manifest.json").exists():
         return (*said, f"No earlier campaign in {place}: its noise cannot tell the blocks needed.")
     store = Store.open(place)
-    needed = enough.asked_for(store.frame("trials"), store.campaign, campaign)
+    needed = enough.asked_for(verdicts.trials_of_store(store), store.campaign, campaign)
     if not needed:
         return (*said, f"{place} has no two blocks of these flows and treatments to tell noise by.")
     return (*said, f"At the noise of {place}:", *(f"  {text}" for text in needed))

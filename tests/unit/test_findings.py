@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -72,6 +73,17 @@ def test_undecided_says_what_would_have_been_seen() -> None:
     assert re.search(r" is undecided: at this noise about [0-9]+ blocks", advice)
     wild = str(validity.of_trials(trials_frame(results(noise=1.5)), LAB, CAMPAIGN))
     assert "more blocks alone will not do" in wild
+
+
+def test_the_bin_of_a_percentile_does_not_narrow_with_more_blocks() -> None:
+    noisy = trials_frame(results(noise=0.15))
+    said = str(validity.of_trials(noisy, LAB, CAMPAIGN))
+    found = re.search(r"Round trip, median is undecided: at this noise about (\d+) blocks", said)
+    assert found is not None
+    effects = compare.effects(noisy, CAMPAIGN)
+    rows = effects[effects["metric"].eq("rr_p50_ns") & effects["verdict"].eq("undecided")]
+    of_noise = np.log(rows["high"] / rows["low"]).max() / 2 - np.log1p(1 / 64)
+    assert int(found[1]) == math.ceil(8 * (of_noise / (np.log(1.05) - np.log1p(1 / 64))) ** 2)
 
 
 def test_void_says_why_and_shows_no_interval() -> None:
