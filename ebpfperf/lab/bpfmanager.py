@@ -146,13 +146,17 @@ class BpfManager:
 
     def _sweep(self) -> None:
         while not self._stopped.wait(PERIOD_S):
-            conntrack = self._ebpf.map("conntrack")
-            if conntrack is None or {STALE, FULL} & {*self._faults}:
+            if {STALE, FULL} & {*self._faults}:
+                continue
+            conntrack = self._ebpf.opened("conntrack")
+            if conntrack is None:
                 continue
             try:
                 sweep(conntrack, self._spec, self._version, lambda: self._backends)
-            except OSError as error:  # the map was taken away meanwhile
-                _log.info("sweeper %s: %s", self._node.name, error)
+            except OSError as error:
+                _log.warning("sweeper %s: %s", self._node.name, error)
+            finally:
+                conntrack.close()
 
 
 def _places(services: Sequence[ServicePort]) -> frozenset[tuple[bytes, int]]:

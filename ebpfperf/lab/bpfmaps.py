@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 from ebpfperf.errors import LabError
@@ -77,6 +78,12 @@ class Map:
         """Make it findable there; OSError when something is in the way."""
         text = ctypes.create_string_buffer(str(path).encode())
         bpf(_PIN, struct.pack("<QII", ctypes.addressof(text), self._handle, 0))
+
+    def again(self) -> Map:
+        """The same map by a handle of its own, which is closed by itself."""
+        other = copy(self)
+        other._handle = os.dup(self._handle)
+        return other
 
     def close(self) -> None:
         """Let go of it; a pinned map stays."""

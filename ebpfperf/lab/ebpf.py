@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ class Ebpf:
         self._node = node
         self._root = Path(f"/proc/{node.holder_pid}/root")
         self._maps: dict[str, Map] = {}
+        # Held while a map is taken out and closed: its handle's number may be another's at once.
+        self._closing = threading.Lock()
         self._specs: dict[str, MapSpec] = {}
         # None: its program reads maps that are no longer there.
         self._attached: dict[Hook, tuple[Kind, Settings, Option] | None] = {}
@@ -69,9 +72,11 @@ class Ebpf:
         """Whether its maps are there."""
         return bool(self._maps)
 
-    def map(self, purpose: str) -> Map | None:
-        """The map of that purpose, where there is one."""
-        return self._maps.get(purpose)
+    def opened(self, purpose: str) -> Map | None:
+        """The map of that purpose, where there is one, for another thread: to be closed by it."""
+        with self._closing:
+            found = self._maps.get(purpose)
+            return found.again() if found is not None else None
 
     def apply(self, wanted: Wanted) -> None:
         """Make maps and programs so; idempotent. Maps are filled before programs read them.
@@ -107,9 +112,10 @@ class Ebpf:
         """Take programs, pins and maps away."""
         for hook in list(self._attached):
             self._detach(hook)
-        for found in self._maps.values():
-            found.close()
-        self._maps.clear()
+        with self._closing:
+            for found in self._maps.values():
+                found.close()
+            self._maps.clear()
         self._specs.clear()
         for directory in (DIRECTORY, _LINKS, _OWN):
             shutil.rmtree(self._at(directory), ignore_errors=True)
@@ -130,7 +136,8 @@ class Ebpf:
 
     def _make(self, spec: MapSpec) -> None:
         """Make a map anew; what hung on the old one is attached again."""
-        old = self._maps.pop(spec.purpose, None)
+        with self._closing:
+            old = self._maps.pop(spec.purpose, None)
         new = Map.create(
             spec.name,
             spec.kind,
