@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -273,14 +274,17 @@ def _steadiness(
 
 
 def _base_rtts(rows: list[dict[Hashable, Any]], flows: Mapping[str, Flow]) -> dict[Any, float]:
-    """Treatment and path → median round trip of its request-response trials."""
+    """Treatment and path → median round trip of its request-response trials.
+
+    That of the trial in the middle, the lower of two: no percentile is averaged with another.
+    """
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         flow = flows[str(row["flow"])]
         value = number(row, "rr_p50_ns")
         if flow.load == "request-response" and value > 0:
             found.setdefault((str(row["treatment"]), flow.path.value), []).append(value)
-    return {key: float(np.median(values)) for key, values in found.items()}
+    return {key: statistics.median_low(values) for key, values in found.items()}
 
 
 def _numbers(said: list[str]) -> list[float]:

@@ -472,6 +472,14 @@ def test_the_round_trip_without_load_is_of_the_same_path_and_treatment() -> None
     assert math.isnan(found[1].seen.base_rtt_ns)
 
 
+def test_of_two_round_trips_in_the_middle_one_is_taken_and_never_their_average() -> None:
+    rr = Flow("rr", Path.POD_POD, "request-response")
+    values = (30e3, 32e3, 40e3, 50e3)
+    rows = trials({}, *({"flow": "rr", "rr_p50_ns": value} for value in values))
+    found = list(limits_reading.read(rows, frames.empty("samples"), NOTHING, campaign(TCP, rr)))
+    assert found[0].seen.base_rtt_ns == 32e3
+
+
 def test_a_failed_trial_is_not_asked() -> None:
     made = results()
     made[0] = failed(made[0], reason="refused: The server refused the connection.")
