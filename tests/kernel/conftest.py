@@ -8,7 +8,7 @@ import pytest
 from kernel.machine import Machine, running, stock_image
 
 # Of all that is done on it together.
-LIMIT_S = 600
+LIMIT_S = 1500
 BOOTED = pytest.StashKey[Machine]()
 
 

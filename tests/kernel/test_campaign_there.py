@@ -55,7 +55,7 @@ LOOK = ["sh", "-c", "ip -j -s link show && bpftool -j net show"]
 MODULES = ["ipip", "vxlan", "bridge", "veth", "sch_ingress", "cls_bpf"]
 # A clean-up that the kernel puts off.
 GONE_S = 20.0
-COMMAND_S = 240.0
+COMMAND_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from kernel.objects import ALL, LOADER, NONE, REFUSED, Program, Verdicts, progra
 
 # What the verifier sees most and least of; emulation has time for no more.
 PROGRAMS = programs(("debug", ALL), ("off", NONE))
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")
