@@ -22,6 +22,8 @@ from ebpfperf.pseudonyms.names import Names, addresses_in
 
 SECRET_BYTES = 32
 _TRIES, _TRIED_ON = 20, 2000
+_FREE_TEXT = ("ifalias",)
+"""Of what programs print: what people wrote on a device."""
 
 
 def pseudonymous(
@@ -108,7 +110,11 @@ class _Writer:
     def _printed(self, found: Any) -> Any:
         """JSON that a program printed; its keys may be devices and addresses, but no names."""
         if isinstance(found, dict):
-            return {self._names.devices(key): self._printed(each) for key, each in found.items()}
+            return {
+                self._names.devices(key): self._printed(each)
+                for key, each in found.items()
+                if key not in _FREE_TEXT
+            }
         if isinstance(found, list):
             return [self._printed(each) for each in found]
         return self._names.text(found) if isinstance(found, str) else found
@@ -146,6 +152,8 @@ def _known(evidence: Evidence) -> Mapping[str, Iterable[str]]:
     for parsed in _parsed(evidence):
         objects.known(parsed, found)
     found["node"] |= {*evidence.nodes, *evidence.lost}
+    # Machines say their names without the domain.
+    found["host"] |= {name.partition(".")[0] for name in found["node"] if "." in name}
     return found
 
 

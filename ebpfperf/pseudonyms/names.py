@@ -26,6 +26,9 @@ _UUID = re.compile(
 )
 _LONG_HEX = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{64}|[0-9a-f]{32})(?![0-9A-Za-z])")
 _MAC = re.compile(r"(?<![\w:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])", re.I)
+# With hyphens; and within a NIC's name, as udev gives it where nothing else is known: enx0a1b….
+_MAC_HYPHENS = re.compile(r"(?<![\w-])(?:[0-9a-f]{2}-){5}[0-9a-f]{2}(?![\w-])", re.I)
+_MAC_IN_NAME = re.compile(r"(?<![0-9A-Za-z])(en|et|ib|sl|wl|ww)x([0-9a-f]{12})(?![0-9A-Za-z])")
 _IPV6 = re.compile(
     # After a word and a colon, too, whose last letters may be hexadecimal ones: node:2001:db8::7.
     r"(?:(?<![0-9a-z:.])|(?<=[g-z]:)|(?<=[g-z][a-f]:)|(?<=[g-z][a-f]{2}:)|(?<=[g-z][a-f]{3}:)|"
@@ -44,6 +47,9 @@ _MORE = re.compile(r"\.\w")
 _LOOK_BACK = 24
 _WORD = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
 _PIECE = re.compile(r"[-._]")
+# Calico's names of endpoints hold a node's and a pod's, with every hyphen of these doubled.
+_SINGLE_HYPHEN = re.compile(r"(?<!-)-(?!-)")
+_SMALLEST_BITS, _LARGEST_BITS = 8, 30
 _ESCAPED_SLASH = re.compile(r"(%2f)", re.I)
 # Names in Felix's logs of what may be gone from the API: WorkloadId:"ns/pod", kns.ns, ksa.ns.name.
 _WORKLOAD = re.compile(r"(workload_?id\W{1,4})([\w.-]+)(/|%2F|%2f)([\w.-]+)", re.I)
@@ -73,6 +79,10 @@ class Names:
         self._secret, self._addresses = secret, addresses
         self._given: dict[str, str] = {}
         self._known_addresses = frozenset(known_addresses)
+        networks = (ipaddress.ip_network(each) for each in self._known_addresses if "/" in each)
+        self._networks = [
+            each for each in networks if _SMALLEST_BITS <= each.prefixlen <= _LARGEST_BITS
+        ]
         told = {kind: sorted(set(names.get(kind, ())), key=self._order) for kind in PREFIXES}
         taken = {name for kind in told.values() for name in kind}
         for kind, found in told.items():
@@ -121,6 +131,8 @@ class Names:
         found = _UUID.sub(lambda m: self._uuid(m[0]), text)
         found = _LONG_HEX.sub(lambda m: self.digest(m[0], len(m[0])), found)
         found = _MAC.sub(lambda m: self._addresses.mac(m[0]), found)
+        found = _MAC_HYPHENS.sub(lambda m: self._mac(m[0].replace("-", ""), "-"), found)
+        found = _MAC_IN_NAME.sub(lambda m: f"{m[1]}x{self._mac(m[2], '')}", found)
         found = _IPV6.sub(self._ipv6, found)
         found = _IPV4.sub(self._ipv4, found)
         return self._device.sub(lambda m: m[1] + self.digest(m[0], len(m[2])), found)
@@ -149,6 +161,10 @@ class Names:
         """Of a slice such as web-x7k2p, the pseudonym that still says of which service it is."""
         begin, _, _ = name.rpartition("-")
         return f"{self._given[begin]}-{self.digest(name, 5)}" if begin in self._given else ""
+
+    def _mac(self, digits: str, between: str) -> str:
+        pairs = ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+        return self._addresses.mac(pairs).replace(":", between)
 
     def _profile(self, match: re.Match[str]) -> str:
         rest = f"{match[3]}{self.name(match[4])}" if match[4] else ""
@@ -194,15 +210,30 @@ class Names:
             return found if word not in ORDINARY or _as_name(match) else word
         if not _PIECE.search(word):
             return word
+        if "--" in word:
+            parts = [part.replace("--", "-") for part in _SINGLE_HYPHEN.split(word)]
+            if any(part in self._given for part in parts):
+                new = (self._given.get(part, part) for part in parts)
+                return "-".join(part.replace("-", "--") for part in new)
         word = _IPV4_INSIDE.sub(self._inside, word)
         return self._pieces(word) if word == match[0] else word
 
     def _inside(self, match: re.Match[str]) -> str:
-        """An address within a name, as in ip-10-0-0-1.internal, where it is one of the cluster."""
+        """An address within a name, as in ip-10-0-0-1.internal, where it is one of the cluster.
+
+        Or in one of its networks: a block of a pool is called 10-244-77-0-26.
+        """
         address = ".".join(match.group(1, 3, 4, 5))
-        if address not in self._known_addresses:
+        if address not in self._known_addresses and not self._within(address):
             return match[0]
         return self._addresses.text(address).replace(".", match[2])
+
+    def _within(self, address: str) -> bool:
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in network for network in self._networks)
 
     def _pieces(self, word: str) -> str:
         """A word with names among its pieces: the longest first."""

@@ -31,7 +31,7 @@ _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _NAMES = {"namespace": "ns", "nodeName": "node", "hostname": "host", "serviceName": "svc",
           "serviceAccountName": "object", "clusterName": "object", "externalName": "host",
           "generateName": "object", "zone": "value", "targetPort": "port",
-          "loadBalancerClass": "value", "prometheusMetricsHost": "host",
+          "subdomain": "host", "loadBalancerClass": "value", "prometheusMetricsHost": "host",
           "healthHost": "host"}  # fmt: skip
 _AS_IT_IS = ("apiVersion", "kind", "type", "resourceVersion", "creationTimestamp", "protocol",
              "calicoVersion", "kernelVersion", "osImage", "containerRuntimeVersion")  # fmt: skip
@@ -53,7 +53,7 @@ _PUBLIC_PATHS = (
 )
 _REGISTRY = ("registry", "imagePath", "imagePrefix")
 # A host's name with its domain; in objects anything may be one, in logs only known endings.
-_HOST = r"(?<![\w./-])(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
+_HOST = r"(?:(?<![\w./-])|(?<=://))(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
 _IN_OBJECTS = re.compile(_HOST + r"[a-z]{2,}(?![\w.-])", re.I)
 IN_TEXT = re.compile(
     _HOST + r"(?:com|net|org|io|local|internal|intern|corp|lan|cloud|dev|app|example|test|home|"
@@ -187,11 +187,15 @@ class _Rewriting:
             if key == "data":
                 found = {k: v for k, v in found.items() if k.startswith(_DATA_KEPT)}
             return {
-                inner: self._value(inner, value, key, found)
+                self._key(inner, key): self._value(inner, value, key, found)
                 for inner, value in found.items()
                 if inner not in _LEFT_OUT
             }
         return self._string(found) if isinstance(found, str) else found
+
+    def _key(self, key: str, above: str) -> str:
+        """A key of an object; those of bpfLogFilters are devices."""
+        return self._names.devices(key) if above == "bpfLogFilters" else key
 
     def _value(self, key: str, value: Any, above: str, beside: Mapping[str, Any]) -> Any:
         if not isinstance(value, str):
@@ -206,7 +210,7 @@ class _Rewriting:
             return self._names.name(value, _NAMES[key])
         if key == "address" and beside.get("type") in ("Hostname", "InternalDNS", "ExternalDNS"):
             return self._names.name(value, "host")
-        if key == "image":
+        if key in ("image", "imageID"):
             return self._image(value)
         if key in _REGISTRY and value:
             return self._names.name(value, "host")

@@ -728,3 +728,49 @@ def test_what_checks_read_of_annotations_stays_alike() -> None:
     assert annotations["projectcalico.org/IPv4Address"] == f"{given['10.9.8.7']}/24"
     assert "lab.ebpfperf/emulation" in annotations
     assert not [key for key in annotations if "other" in key]
+
+
+def test_true_names_within_other_words_are_not_left() -> None:
+    base = healthy()
+    node = "rack7.corp.example"
+    pool, mac, digits = "10.244.64.0/18", "0a:1b:2c:3d:4e:5f", "0a1b2c3d4e5f"
+    log = (
+        f"WorkloadEndpoint(rack7.corp.example-k8s-{PLANTED}--7d9f8--x2k4q-eth0) on rack7 up\n"
+        f"block 10-244-77-0-26 by https://etcd1.{PLANTED}.example:2379/v2 of enx{digits}\n"
+        f"{mac} {mac.replace(':', '-').upper()}\n"
+    )
+
+    def links(found: list[Any]) -> None:
+        found.append({"ifname": f"enx{digits}", "ifindex": 77, "mtu": 1500, "address": mac,
+                      "ifalias": f"to {PLANTED}"})  # fmt: skip
+
+    found = json.loads(base.items["links", "node-1"].text)
+    links(found)
+    filters = {"cali0a1b2c3d4e5": "tcp"}
+    evidence = changed(base, {
+        ("pods", ""): objects(base, "pods", lambda pods: pods.append({
+            "kind": "Pod", "metadata": {"name": f"{PLANTED}-7d9f8-x2k4q", "namespace": "default"},
+            "spec": {"nodeName": node, "subdomain": PLANTED},
+            "status": {"containerStatuses": [{"imageID": f"a.example/{PLANTED}/x@sha256:0"}]},
+        })),
+        ("ippools", ""): objects(base, "ippools", lambda pools: pools[0]["spec"].update(cidr=pool)),
+        ("felixconfigurations", ""): felix(base, {
+            "bpfLogFilters": filters, "etcdEndpoints": f"https://{PLANTED}.example:2379"}),
+        ("links", "node-1"): json.dumps(found),
+        ("log", "node-1"): log,
+    })  # fmt: skip
+    other, given = pseudonymous(evidence, secret=SECRET)
+    text = "\n".join(item.text for item in other if item.source != MAPS)
+    for true in (PLANTED, "x2k4q", "rack7", "10-244-77", digits, "0a1b2c3d4e5", mac, "0A-1B"):
+        assert true not in text, true
+    written = other.items["log", given.get("node-1", "node-1")].text
+    # The same MAC is the same pseudonym, however it is written.
+    fields = written.split()
+    assert {fields[-1].replace("-", ""), fields[-2].replace(":", "")} == {
+        fields[-3].removeprefix("enx")
+    }
+
+
+@pytest.mark.parametrize("text", ["a--b", "10-9-8-7-26", "https://github.com/x", "enx12", "index0"])
+def test_words_of_the_same_form_stay(names: Names, text: str) -> None:
+    assert names.text(text) == text
