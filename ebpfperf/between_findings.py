@@ -12,7 +12,7 @@ from ebpfperf import compare, judging, metrics, tables, verdicts
 from ebpfperf.between import AFTER, BEFORE, Pair, Side, common_flows, left_out
 from ebpfperf.campaigns_apart import between as differing
 from ebpfperf.campaigns_apart import roles
-from ebpfperf.model import Path
+from ebpfperf.model import Design, Path
 from ebpfperf.verdict_formats import Condition
 
 _OF_THE_UNDERLAY = ("received_bits_per_s", "rr_p50_ns")
@@ -44,6 +44,19 @@ def marks(*, accepted: str | None, unexpected: Collection[str]) -> tuple[str, ..
     if names:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         found.append(f"differs besides: {', '.join(names[:_NAMES_SHOWN])}{more}")
+    return tuple(found)
+
+
+def chosen(before: Side, after: Side, *, margin_pct: float, level: float) -> tuple[str, ...]:
+    """Marks for a margin or level with which neither campaign was run: its numbers were known."""
+    found = []
+    for name, given, fixed, unit in (
+        ("margin", margin_pct, [one.campaign.margin_pct for one in (before, after)], " %"),
+        ("level", level, [one.campaign.level for one in (before, after)], ""),
+    ):
+        if given not in fixed:
+            told = " and ".join(f"{value:g}{unit}" for value in dict.fromkeys(fixed))
+            found.append(f"{name} {given:g}{unit} instead of {told} as fixed before the runs")
     return tuple(found)
 
 
@@ -129,7 +142,13 @@ def _differences(
     ends = [roles(frame) for frame in facts]
     if nodes[0] == nodes[1] or not all(ends):
         ends = [{}, {}]
-    found = differing(facts[0], facts[1], roles_before=ends[0], roles_after=ends[1])
+    found = differing(
+        facts[0],
+        facts[1],
+        roles_before=ends[0],
+        roles_after=ends[1],
+        same_nodes=nodes[0] == nodes[1],
+    )
     known = [{_kind(name) for name in frame["name"].unique()} for frame in facts]
     kinds = found["name"].map(_kind)
     unasked = ~kinds.isin(known[0] & known[1])
@@ -203,10 +222,9 @@ def _underlay(
     off = shared[shared["verdict"].isin(judging.ESTABLISHED)]
     if bases in paired and len(off):
         told = "; ".join(map(_moved, off.to_dict("records")))
-        said.append(
-            f"The baseline itself moved: {told}. What moves every treatment alike cancels in their "
-            "cost against it."
-        )
+        free = {Design.BLOCKS} == {before.campaign.design, after.campaign.design}
+        more = " What moves every treatment alike cancels in their cost against it." if free else ""
+        said.append(f"The baseline itself moved: {told}.{more}")
     return tuple(said)
 
 

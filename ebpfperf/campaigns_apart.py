@@ -28,10 +28,14 @@ LEFT_OUT: Mapping[str, str] = {
 }
 # Beside them, between campaigns.
 LEFT_OUT_BETWEEN: Mapping[str, str] = {
-    r"boot_id|hostname|placement:.*": "another machine's are others",
+    r"boot_id|hostname": "another machine's are others",
     r"clock_offset(_bound)?": "measured anew",
     r"shared_kernel": "names nodes",
+    r"imported_from": "names files",
 }
+
+_PLACED = r"placement:.*"
+"""Which node an end was on: told only where the nodes' names are the same on both sides."""
 
 
 def between(
@@ -40,6 +44,7 @@ def between(
     *,
     roles_before: Mapping[str, str] | None = None,
     roles_after: Mapping[str, str] | None = None,
+    same_nodes: bool = False,
 ) -> pd.DataFrame:
     """What differs between two campaigns' facts, those of trials included.
 
@@ -50,6 +55,8 @@ def between(
         pools) are compared field by field. ``LEFT_OUT`` and ``LEFT_OUT_BETWEEN`` are left out.
     roles_before, roles_after
         Node → what it is called on both sides, where node names differ (``roles``).
+    same_nodes
+        Whether a name means the same node on both sides, so that ends may be on others.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def between(
         there`` where a side has no such fact, unless it has no trial's facts at all.
     """
     sides = [
-        _values(frame, roles or {})
+        _values(frame, roles or {}, without=() if same_nodes else (_PLACED,))
         for frame, roles in ((before, roles_before), (after, roles_after))
     ]
     rows = []
@@ -96,9 +103,11 @@ def pattern(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{one})" for one in patterns))
 
 
-def _values(facts: pd.DataFrame, names: Mapping[str, str]) -> dict[tuple[str, str], set[str]]:
+def _values(
+    facts: pd.DataFrame, names: Mapping[str, str], *, without: Iterable[str]
+) -> dict[tuple[str, str], set[str]]:
     """(node, name) → the values it had, of what is compared between campaigns."""
-    left_out = pattern([*LEFT_OUT, *LEFT_OUT_BETWEEN])
+    left_out = pattern([*LEFT_OUT, *LEFT_OUT_BETWEEN, *without])
     found: dict[tuple[str, str], set[str]] = {}
     ours = facts[facts["unit"].isin(["", "bytes", "Mbit/s"])]
     for row in ours[["node", "name", "value"]].drop_duplicates().to_dict("records"):

@@ -47,10 +47,19 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Why two campaigns were compared nevertheless, and what spoke against it."""
+    """Why two campaigns were compared nevertheless, and what spoke against it; maybe nothing."""
 
     reason: str
     problems: tuple[str, ...]
+
+    @property
+    def heading(self) -> str:
+        """What is said before the reason."""
+        return (
+            "Compared nevertheless"
+            if self.problems
+            else "Accepted, though nothing speaks against comparing"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,8 @@ def markdown(statement: Statement, *, everything: bool = False) -> str:
         *_notes(_worst_first(found)),
     ]
     if statement.accepted is not None:
-        lines += ["", f"**Compared nevertheless**: {_cell(statement.accepted.reason)}", ""]
+        accepted = statement.accepted
+        lines += ["", f"**{accepted.heading}**: {_cell(accepted.reason)}", ""]
         lines += [f"- {_cell(problem)}" for problem in statement.accepted.problems]
     if statement.costs is not None and len(statement.costs):
         costs = leading(statement.costs, everything=everything)

@@ -198,14 +198,14 @@ def _between(
     )
     problems = comparable.check(found, accepted=accepted)
     conditions = between_findings.conditions(one, other, paired=paired, expected=expected)
-    marks = between_findings.marks(
-        accepted=accepted if problems else None,
-        unexpected=[each.name for each in conditions if not each.expected],
-    )
     rules = {
         "margin_pct": one.campaign.margin_pct if margin_pct is None else margin_pct,
         "level": one.campaign.level if level is None else level,
     }
+    marks = between_findings.marks(
+        accepted=accepted if problems else None,
+        unexpected=[each.name for each in conditions if not each.expected],
+    ) + between_findings.chosen(one, other, **rules)
     effects, costs = (
         between_findings.marked(
             compared(one, other, paired=paired, **rules), one, other, paired=paired, marks=marks
@@ -228,7 +228,7 @@ def _between(
             *between_findings.unmet(expected, conditions),
             *between_findings.not_compared(one, other, paired=paired),
         ),
-        accepted=verdict_formats.Accepted(accepted, problems) if accepted and problems else None,
+        accepted=verdict_formats.Accepted(accepted, problems) if accepted else None,
     )
     _print(statement, kind, everything=everything)
     return verdict_formats.status(effects)
@@ -273,7 +273,7 @@ def _print_text(statement: Statement, *, everything: bool) -> None:
 
     accepted = statement.accepted
     if accepted is not None:
-        printing.sentence(f"Compared nevertheless: {accepted.reason}")
+        printing.sentence(f"{accepted.heading}: {accepted.reason}")
         for problem in accepted.problems:
             printing.sentence(f"  {problem}")
     told = ", ".join(

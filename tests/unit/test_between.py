@@ -314,6 +314,30 @@ def test_nodes_of_other_names_stand_for_each_other_by_their_end() -> None:
     )
 
 
+def test_ends_on_other_nodes_of_the_same_names_are_a_difference() -> None:
+    def placed(one: Side, client: str, server: str) -> Side:
+        rows = pd.DataFrame(
+            [
+                ("b000-none-tcp", "", "placement:client", client, ""),
+                ("b000-none-tcp", "", "placement:server", server, ""),
+                ("b000-none-tcp", "", "imported_from", f"{client}.json", ""),
+            ],
+            columns=["trial_id", "node", "name", "value", "unit"],
+        )
+        return replace(one, facts=pd.concat([one.facts, rows], ignore_index=True))
+
+    before = placed(side("before"), "node-1", "node-2")
+    assert not between_findings.conditions(
+        before, placed(side("after"), "node-1", "node-2"), paired=ALL
+    )
+    swapped = placed(side("after"), "node-2", "node-1")
+    found = between_findings.conditions(before, swapped, paired=ALL)
+    assert [(row.name, row.before, row.after) for row in found] == [
+        ("placement:client", "node-1", "node-2"),
+        ("placement:server", "node-2", "node-1"),
+    ]
+
+
 def test_noise_in_most_trials_of_a_side_marks_what_it_is_compared_in() -> None:
     before, after = side("before"), side("after")
     ours = after.trials[after.trials["treatment"].eq("ipip") & after.trials["flow"].eq("tcp")]

@@ -290,10 +290,30 @@ def test_what_was_accepted_is_in_every_format_and_marks_the_verdicts(run: Any) -
         run("before", "other", "--accept", "eight streams are the subject", "--json")[1]
     )
     assert all("accepted: eight streams" in one["marks"] for one in document["effects"])
-    # Where nothing speaks against it, nothing was accepted.
+    # Where nothing speaks against it, it is recorded all the same, but there is nothing to mind.
     kept = json.loads(run("before", "slower", "--accept", "whatever", "--json")[1])
-    assert kept["accepted"] is None
+    assert kept["accepted"] == {"reason": "whatever", "problems": []}
     assert not any(one["marks"] for one in kept["effects"])
+    for kind in ("text", "markdown", "junit"):
+        assert "whatever" in run("before", "slower", "--accept", "whatever", "--format", kind)[1]
+    assert json.loads(run("before", "slower", "--json")[1])["accepted"] is None
+
+
+def test_a_margin_or_level_chosen_afterwards_marks_the_verdicts(run: Any) -> None:
+    def marks(*words: str) -> set[str]:
+        return {
+            one["marks"]
+            for one in json.loads(run("before", "slower", "--json", *words)[1])["effects"]
+        }
+
+    (sound,) = marks()
+    assert marks("--margin", "5%", "--level", "0.95") == {sound}
+    assert marks("--margin", "40%") == {
+        "; ".join(filter(None, [sound, "margin 40 % instead of 5 % as fixed before the runs"]))
+    }
+    (both,) = marks("--margin", "1%", "--level", "0.8")
+    assert "margin 1 % instead of 5 %" in both
+    assert "level 0.8 instead of 0.95" in both
 
 
 def verdict_formats_known() -> tuple[str, ...]:
