@@ -16,7 +16,7 @@ from ebpfperf.evidence_sources import COUNTS, LATER
 MUCH_PCT = 1.0
 """Above this share of the packets there, drops by policy are worth a look."""
 _EMBEDDED_FROM = (3, 18)
-_ROUTES = "Look at D5, and at the routes map: ebpfperf maps dump routes."
+_ROUTES = "Look at D5, and at the routes map: ebpfperf maps routes."
 _SIZES = "Look at C8: is the connection table full?"
 _REMEDIES = {
     "too short packets": "Look at who sends them, and at the NIC's offloads.",

@@ -238,7 +238,7 @@ def _problems(
             remedy=_stale_remedy(case)
             if stale
             else "Look at the servers, and at policy between "
-            "(D2, D4); ebpfperf maps show conntrack lists them.",
+            "(D2, D4); ebpfperf maps conntrack lists them.",
         )
     if len(problems) > MOST:
         yield Outcome(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import synthetic
+
+from ebpfperf.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "benchmarks" / "campaigns" / "demo.yaml"
@@ -131,3 +136,35 @@ def test_parameters_are_checked_by_name_and_type(tmp_path: Path) -> None:
     done = cli(*arguments, "-p", "demand_gbit_per_s=much")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Where people are told what to type: strings of the sources, and the documentation."""
+    for path in (ROOT / "ebpfperf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield str(path.relative_to(ROOT)), node.value
+    for path in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md"):
+        yield path.name, path.read_text()
+
+
+def test_commands_that_people_are_told_to_type_exist() -> None:
+    groups = {
+        str(each.name): {
+            str(one.name or one.callback.__name__)
+            for one in (each.typer_instance.registered_commands if each.typer_instance else ())
+            if one.callback is not None
+        }
+        for each in app.registered_groups
+    }
+    said = re.compile(rf"(?<!from )ebpfperf ({'|'.join(groups)}) ([a-z0-9]+)")
+    wrong = [
+        f"{place}: {match[0]}"
+        for place, text in texts()
+        for match in said.finditer(text)
+        if match[2] not in groups[match[1]]
+        # The name of the lab's own certificate.
+        and match[0] != "ebpfperf lab authority"
+    ]
+    assert {"maps", "trace", "felix", "lab"} <= set(groups)
+    assert wrong == []
