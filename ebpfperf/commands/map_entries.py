@@ -105,27 +105,41 @@ def show(
     """Print entries, and on stderr what is to be said of them."""
     from dataclasses import replace
 
-    import orjson
-
     from ebpfperf.mapdump import objects, summaries
 
     ids: dict[int, set[int]] = {}
+    place = f"{node}: " if node else ""
+    # Of one text there may be two frames, and what is said of it is said once.
+    remarks = dict.fromkeys(
+        f"{place}{'PARTIAL: ' if decoded.partial else ''}{remark}"
+        for decoded, _ in found
+        for remark in decoded.remarks
+    )
+    for remark in remarks:
+        printing.remark(remark)
     for decoded, max_entries in found:
-        said = f"{node}: " if node else ""
-        for remark in decoded.remarks:
-            printing.remark(f"{said}{'PARTIAL: ' if decoded.partial else ''}{remark}")
         name = decoded.version.name if decoded.version else decoded.purpose
         chosen = replace(decoded, frame=_chosen(decoded, wanted, ids))
         if json:
-            out = sys.stdout
             for entry in objects.of(chosen):
-                placed = {"node": node, **entry} if node else entry
-                out.write(orjson.dumps(placed).decode() + "\n")
+                sys.stdout.write(_line({"node": node, **entry} if node else entry))
             continue
         summary = summaries.of(chosen, max_entries=max_entries)
         printing.table(["what", "value"], summary.to_numpy().tolist(), title=name)
         if limit:
             _table(chosen, limit)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    import json
+
+    import orjson
+
+    try:
+        return orjson.dumps(entry).decode() + "\n"
+    except orjson.JSONEncodeError:
+        # A sum of counters may have more than 64 bits.
+        return json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _chosen(decoded: Decoded, wanted: Wanted, ids: dict[int, set[int]]) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def decode(
         str | None, typer.Option("--map", help="The map's name, such as cali_v4_ct3.")
     ] = None,
     cpus: Annotated[
-        int, typer.Option(help="Raw bytes of counters: processors that there are.")
+        int, typer.Option(help="Raw bytes of counters: processors that there are.", min=0)
     ] = 0,
     address: Address = None,
     port: Port = None,

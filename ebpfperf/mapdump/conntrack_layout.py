@@ -78,6 +78,9 @@ def layout(number: int, family: int, release: str | None, *, first_word: str | N
     words = dict(WORDS)
     if number == 4 and at == _CLUSTER_EXTERNAL_IN:
         words[0x8000] = "cluster-external"
+    if number == 4 and release is None:
+        # Two releases mean two things by it.
+        del words[0x8000]
     wide = number == 4 and at >= _HIGH_FLAGS_SINCE
     return Layout(
         family=family,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -26,6 +27,8 @@ for _octet in range(256):
 # So many entries at once, so that all of them stay in the processor's cache.
 _ROWS = 512
 
+# What is left of dumps that follow each other, without their entries.
+_LISTS = re.compile(r"(?:\s*\[[\s,]*\])*\s*")
 _EMPTY = re.compile(rb"\s*\[\s*\]\s*")
 _HEX_LINE = re.compile(r"(?:[0-9a-f]{2}\s+)*[0-9a-f]{2}")
 _LABEL = re.compile(r"(key|value(?: \(CPU \d+\))?):\s*")
@@ -35,6 +38,14 @@ _AGAIN = "Dump it again with: bpftool -j map dump pinned PATH."
 def is_bytes(data: bytes) -> bool:
     """Whether a dump is raw bytes: no text has a zero among them."""
     return b"\0" in data
+
+
+def is_gzip(data: bytes) -> bool:
+    """Whether a dump is packed; keys of a map that only begin so are not."""
+    try:
+        return data[:3] == b"\x1f\x8b\x08" and bool(zlib.decompressobj(31).decompress(data, 16))
+    except zlib.error:
+        return False
 
 
 def is_json(data: bytes) -> bool:
@@ -98,7 +109,8 @@ def bpftool_json(data: bytes) -> Entries:
         found: Any = orjson.loads(text)
         torn = ""
     except orjson.JSONDecodeError as error:
-        found, torn = _before_the_tear(text), str(error).splitlines()[0]
+        found, whole = _one_by_one(text)
+        torn = "" if whole else str(error).splitlines()[0]
     if isinstance(found, dict):
         said = found.get("error")
         raise InputError(
@@ -106,14 +118,18 @@ def bpftool_json(data: bytes) -> Entries:
             _AGAIN,
         )
     rows = [one for one in map(_entry, found) if one is not None]
-    unread = len(found) - len(rows)
+    errors = [said for said in map(_error, found) if said]
+    unread = len(found) - len(rows) - len(errors)
+    why = "; ".join([*dict.fromkeys(errors), *([torn] if torn else [])])
     if not rows:
         raise InputError(
-            f"The JSON has no entry that can be read{f' ({torn})' if torn else ''}.", _AGAIN
+            f"The JSON has no entry that can be read{f' ({why})' if why else ''}.", _AGAIN
         )
     remarks = []
     if torn:
         remarks.append(f"The dump is torn after entry {len(found)}: the rest is no JSON ({torn}).")
+    for said, count in Counter(errors).items():
+        remarks.append(f"bpftool could not read {count}: {said}.")
     if unread:
         remarks.append(f"{unread} of {len(found)} entries have no key and value of bytes.")
     return _same_size(rows, remarks)
@@ -135,7 +151,7 @@ def bpftool_text(data: bytes) -> Entries:
         if key and any(values):
             rows.append((bytes.fromhex(key), [bytes.fromhex(text) for text in values if text]))
 
-    broken = 0
+    broken: list[str] = []
     for line in data.decode("ascii", "replace").splitlines():
         for piece in re.split(r"(?=value:)", line) if "key:" in line else [line]:
             rest = piece.strip()
@@ -150,7 +166,7 @@ def bpftool_text(data: bytes) -> Entries:
             if not rest or rest.startswith("Found "):
                 continue
             if not _HEX_LINE.fullmatch(rest):
-                broken += 1
+                broken.append(rest)
             elif filling == "key":
                 key += rest
             elif values:
@@ -160,7 +176,7 @@ def bpftool_text(data: bytes) -> Entries:
         if data.lstrip().startswith(b"Found 0"):
             return Entries(np.empty((0, 0), np.uint8), np.empty((0, 0), np.uint8))
         raise InputError("The text has no entry that can be read.", _AGAIN)
-    remarks = [f"{broken} lines are no bytes."] if broken else []
+    remarks = [f"{len(broken)} lines are no bytes: {broken[0][:80]!r}."] if broken else []
     return _same_size(rows, remarks)
 
 
@@ -203,20 +219,27 @@ def _regular(text: bytes) -> Entries | None:
     return Entries(octets[:, :key_bytes], octets[:, key_bytes:])
 
 
-def _before_the_tear(text: bytes) -> list[Any]:
-    """The entries that are whole, of a document that is not."""
+def _one_by_one(text: bytes) -> tuple[list[Any], bool]:
+    """The entries that are whole, of what is no single document; whether it is whole ones."""
     document = text.decode("utf-8", "replace")
     decoder = json.JSONDecoder()
     found: list[Any] = []
-    at = document.find("{")
-    while at >= 0:
+    between, end = "", 0
+    while (at := document.find("{", end)) >= 0:
         try:
-            one, end = decoder.raw_decode(document, at)
+            one, after = decoder.raw_decode(document, at)
         except ValueError:
             break
         found.append(one)
-        at = document.find("{", end)
-    return found
+        between, end = between + document[end:at], after
+    return found, bool(_LISTS.fullmatch(between + document[end:]))
+
+
+def _error(found: Any) -> str | None:
+    """What bpftool says in place of an entry, or of its value, that it could not read."""
+    value = found.get("value") if isinstance(found, dict) else None
+    says = next((one for one in (found, value) if isinstance(one, dict) and "error" in one), None)
+    return None if says is None or _entry(found) else str(says["error"])
 
 
 def _entry(found: Any) -> tuple[bytes, list[bytes]] | None:

@@ -23,6 +23,7 @@ from ebpfperf.mapdump.entries import (
 )
 
 WORDS: Words = {0x1: "external-local", 0x2: "internal-local", 0x4: "nat-exclude", 0x8: "maglev"}
+FLAGS_SINCE = (3, 22)
 NAT_EXCLUDE = 0x4
 """Flag of a service that is not translated: whoever set it has another way for it."""
 # The count of a frontend for sources outside loadBalancerSourceRanges.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -79,6 +80,12 @@ def decode(
     if release is not None:
         check_release(release, named=map_name is not None)
     version = _named(kind, map_name) if map_name else None
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if formats.is_gzip(data):
+        raise InputError(
+            "The dump is packed with gzip.",
+            f"Unpack it: zcat FILE | ebpfperf maps decode {kind} -.",
+        )
     if not data.strip():
         raise InputError("The dump is empty.", "Look at what the program that made it said.")
     if formats.is_bytes(data):
@@ -88,7 +95,7 @@ def decode(
     elif formats.is_hex_text(data):
         entries = formats.bpftool_text(data)
     else:
-        return tool_text.decode(kind, data.decode("utf-8", "replace"))
+        return tool_text.decode(kind, data.decode("utf-8", "replace"), release=release)
     return (decode_entries(kind, entries, release=release, version=version),)
 
 
@@ -114,10 +121,10 @@ def decode_entries(
     frame, doubts = _frame(chosen, entries, release)
     partial = entries.partial
     if chosen.purpose == "conntrack" and len(frame):
-        unknown = int(frame["type"].isna().sum())
+        unknown = int((frame["type"].isna() | (frame["proto"] > 255)).sum())
         if unknown == len(frame):
             raise InputError(
-                f"None of {unknown} entries is of a type that {chosen.name} has.",
+                f"None of {unknown} entries is of a type and protocol that {chosen.name} has.",
                 "Look whether it is a dump of that map, and whole.",
             )
         partial = partial or unknown > 0
@@ -144,6 +151,7 @@ def check_release(release: str, *, named: bool = False) -> None:
 
 
 def _named(kind: str, name: str) -> MapVersion:
+    name = name.rpartition("/")[2]
     found = version_named(name)
     purposes = KINDS[kind]
     if found is None:
@@ -179,8 +187,9 @@ def _choose(
         for each in versions_of(purpose)
         if (each.key_bytes, each.value_bytes) == sizes
     ]
+    have = " or ".join(f"--map {each.name} ({each.releases})" for each in others)
     hint = (
-        f"Such entries has {others[0].name} ({others[0].releases}): give --map {others[0].name}."
+        f"Such entries have other versions: give {have}."
         if others
         else "Look whether it is a dump of another map, or of another release."
     )

@@ -15,15 +15,19 @@ from typing import Any
 import pandas as pd
 
 from ebpfperf.calico.counters import CAPTIONS, HOOKS
+from ebpfperf.calico.releases import minor
 from ebpfperf.errors import InputError
 from ebpfperf.mapdump import nat, routes, tool_conntrack
 from ebpfperf.mapdump.addresses import respelled
+from ebpfperf.mapdump.conntrack_layout import RESET_TIME_SINCE
 from ebpfperf.mapdump.entries import Decoded, Words, spell
 
 Row = dict[str, Any]
 # Rows by purpose, how many lines were none, and what is to be said.
 Read = tuple[dict[str, list[Row]], int, list[str]]
-_FAILED = re.compile(r"^(?:time=.*level=(?:error|fatal)|ERRO\[|FATA\[|.*Failed to )", re.M | re.I)
+_FAILED = re.compile(
+    r"^(?:Error: |time=.*level=(?:error|fatal)|ERRO\[|FATA\[|.*Failed to )", re.M | re.I
+)
 _FRONTEND = re.compile(
     r"(?P<addr>\S+) port (?P<port>\d+) proto (?P<proto>\d+) id (?P<id>\d+) "
     r"count (?P<count>-?\d+) local (?P<local>\d+)(?P<rest>.*)"
@@ -50,8 +54,10 @@ _PROGRAM_NAMES = {
 }  # fmt: skip
 
 
-def decode(kind: str, text: str) -> tuple[Decoded, ...]:
+def decode(kind: str, text: str, *, release: str | None = None) -> tuple[Decoded, ...]:
     """Frames of what the tool printed: one, or frontends and backends.
+
+    ``release``: Calico's, where it is known: decides what is missing and what is nothing.
 
     Raises
     ------
@@ -76,16 +82,29 @@ def decode(kind: str, text: str) -> tuple[Decoded, ...]:
     if not any(found.values()) and "No IP sets found" not in text:
         said = text[failed.start() :].splitlines()[0] if failed else ""
         raise InputError(
-            f"The tool failed: {said}" if said else f"No line is one of calico-bpf {kind} dump.",
+            f"The tool failed: {said}." if said else f"No line is one of calico-bpf {kind} dump.",
             "Name the kind of map that it is a dump of, and see what the tool wrote to stderr.",
         )
     if unread:
         remarks.append(f"{unread} lines are none that the tool prints of {kind}.")
+    at = minor(release) if release else None
     return tuple(
-        Decoded(purpose, _frame(rows), None, tuple(remarks), bool(unread))
+        Decoded(purpose, _as_of(purpose, _frame(rows), at), None, tuple(remarks), bool(unread))
         for purpose, rows in found.items()
         if kind in ("nat", *_ONE) or purpose == kind
     )
+
+
+def _as_of(purpose: str, frame: pd.DataFrame, at: tuple[int, int] | None) -> pd.DataFrame:
+    """The frame with the columns of that release; None: of what the text itself shows."""
+    if purpose == "conntrack" and not frame["created_ns"].notna().any():
+        raw = bool(frame["last_seen_ns"].notna().any())
+        if raw if at is None else at >= RESET_TIME_SINCE:
+            return frame.rename(columns={"created_ns": "rst_seen_ns"})
+    if purpose == "nat-frontend" and at is not None and at < nat.FLAGS_SINCE:
+        none = pd.Series(pd.NA, index=frame.index, dtype="object")
+        return frame.assign(flags=none, flag_names=none)
+    return frame
 
 
 _ONE = ("conntrack", "routes", "ipsets", "arp", "counters", "ifstate")

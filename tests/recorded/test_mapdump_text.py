@@ -259,3 +259,31 @@ def test_what_the_tool_says_of_its_failure_is_passed_on() -> None:
     text = b'ERRO[0000] Failed to dump routes map. error="failed to open map"\n'
     with pytest.raises(InputError, match="Failed to dump routes map"):
         reading.decode("routes", text)
+
+
+def test_text_without_a_time_of_creation_has_the_column_of_its_release() -> None:
+    raw = RAW["v3.26"].replace("Created:1000000000000, ", "").replace("Age: 4.486606371s ", "")
+    pretty = "TCP 10.0.0.1:43210 -> 10.0.0.2:80  Active ago 1.2s ESTABLISHED"
+    for text, release, name in (
+        (raw, None, "rst_seen_ns"),
+        (raw, "v3.30", "rst_seen_ns"),
+        (pretty, "v3.30", "rst_seen_ns"),
+        (pretty, "v3.29", "created_ns"),
+    ):
+        (found,) = reading.decode("conntrack", text.encode(), release=release)
+        (one,) = objects.of(found)
+        assert list(one)[6:8] == [name, "last_seen_ns"]
+        assert one[name] is None
+
+
+def test_flags_of_services_are_missing_where_the_release_has_none() -> None:
+    text = b"10.96.0.10 port 53 proto 17 id 6 count 1 local 1\n\t6:0\t 10.65.1.2:53\n"
+    for release, flags, names in (("v3.16", None, None), ("v3.26", 0, []), (None, 0, [])):
+        frontends, _ = reading.decode("nat", text, release=release)
+        (one,) = objects.of(frontends)
+        assert (one["flags"], one["flag_names"]) == (flags, names)
+
+
+def test_an_error_of_bpftools_is_said() -> None:
+    with pytest.raises(InputError, match=r"The tool failed: Error: bpf obj get: No such file\."):
+        reading.decode("conntrack", b"Error: bpf obj get: No such file\n")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from map_bytes import address, as_bpftool, text
+from typer.testing import CliRunner
 
 from ebpfperf.calico import maps
 from ebpfperf.calico.counters import CAPTIONS, DROPS
 from ebpfperf.calico.releases import FULL_VERSIONS
+from ebpfperf.cli import app
 from ebpfperf.errors import InputError
 from ebpfperf.mapdump import objects, reading
 
@@ -323,3 +325,17 @@ def test_a_block_of_another_node() -> None:
         "ifindex": None,
         "next_hop": "172.16.0.12",
     }
+
+
+def test_sums_of_more_than_64_bits_are_printed() -> None:
+    """Of a torn value, or a node that has run for a long time."""
+    value = struct.pack("<14Q", *[1 << 62] * 14)
+    dump = [{"key": list(struct.pack("<II", 2, 0)), "values": [{"cpu": 0, "value": list(value)}]}]
+    done = CliRunner().invoke(
+        app,
+        ["maps", "decode", "counters", "--release", "v3.26", "-", "--json"],
+        input=json.dumps(dump),
+    )
+    assert done.exit_code == 0, done.output
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["dropped_packets"] == 10 << 62

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import json
 import random
+import struct
 from typing import Any
 
 import pytest
@@ -243,3 +247,67 @@ def test_an_empty_map_has_no_entries() -> None:
     assert found.frame.empty
     assert not found.partial
     assert "a_to_b_bytes" in found.frame
+
+
+def test_what_bpftool_could_not_read_is_said_in_its_words() -> None:
+    entries, expected = made(LAYOUTS[2], 3)
+    document = json.loads(as_bpftool(entries))
+    document[1]["value"] = {"error": "No such file or directory"}
+    for data in (json.dumps(document), json.dumps(document) + '\n{"error":"Interrupted"}\n'):
+        (found,) = reading.decode("conntrack", data.encode(), release="v3.26")
+        assert found.partial
+        assert found.remarks[0] == "bpftool could not read 1: No such file or directory."
+        assert list(objects.of(found)) == [expected[0], expected[2]]
+    assert found.remarks[1:] == ("bpftool could not read 1: Interrupted.",)
+
+
+def test_dumps_that_follow_each_other_are_read_as_one() -> None:
+    entries, expected = made(LAYOUTS[2], 4)
+    both = as_bpftool(entries[:1]) + b"\n" + as_bpftool(entries[1:])
+    assert decoded(both, LAYOUTS[2]) == expected
+    (found,) = reading.decode("conntrack", both.rstrip().removesuffix(b"]"), release="v3.26")
+    assert found.partial
+    assert found.remarks[0].startswith("The dump is torn after entry 4")
+
+
+def test_a_protocol_that_there_is_not_is_no_connection() -> None:
+    entries, _ = made(LAYOUTS[2], 2)
+    wrong = struct.pack("<I", 0x10006) + entries[0][0][4:]
+    mixed = as_bpftool([(wrong, entries[0][1]), entries[1]])
+    (found,) = reading.decode("conntrack", mixed, release="v3.26")
+    assert found.partial
+    assert found.remarks == ("1 of 2 entries have a protocol above 255.",)
+    with pytest.raises(InputError, match="None of 1 entries is of a type and protocol"):
+        reading.decode("conntrack", as_bpftool([(wrong, entries[0][1])]), release="v3.26")
+
+
+def test_a_name_may_be_the_pins_path_and_a_byte_order_mark_is_none_of_it() -> None:
+    entries, expected = made(LAYOUTS[2], 2)
+    (found,) = reading.decode(
+        *("conntrack", codecs.BOM_UTF8 + as_bpftool(entries)),
+        release="v3.26",
+        map_name="/sys/fs/bpf/tc/globals/cali_v4_ct3",
+    )
+    assert list(objects.of(found)) == expected
+
+
+def test_a_packed_dump_is_refused() -> None:
+    entries, _ = made(LAYOUTS[2], 20)
+    for data in (as_bpftool(entries), b"".join(key + value for key, value in entries)):
+        with pytest.raises(InputError, match="packed with gzip") as raised:
+            reading.decode("conntrack", gzip.compress(data), release="v3.26")
+        assert "zcat FILE | ebpfperf maps decode conntrack -" in raised.value.remedy
+
+
+def test_a_bit_that_two_releases_mean_differently_has_no_word_without_one() -> None:
+    how = next(how for how in LAYOUTS if how.release == "v3.32")
+    ((key, value),), _ = made(how, 1)
+    value = value[:16] + bytes(8) + value[24:]
+    value = value[:23] + b"\x80" + value[24:]
+    data = as_bpftool([(key, value)])
+    said = {
+        release: next(objects.of(reading.decode("conntrack", data, release=release)[0]))
+        for release in ("v3.31", "v3.32", None)
+    }
+    words = [one["flag_names"] for one in said.values()]
+    assert words == [["cluster-external"], ["dscp"], ["0x8000"]]

@@ -160,6 +160,16 @@ def test_a_service_is_shown_with_its_backends() -> None:
     assert [one["addr"] for one in found] == ["10.96.0.1"]
 
 
+def test_what_is_said_of_a_text_of_two_frames_is_said_once() -> None:
+    text = b"10.96.0.1 port 443 proto 6 id 0 count 1 local 0\n\t0:0\t is missing\nwhat?\n"
+    status, _, said = run("nat", "-", "--json", text=text)
+    assert status == 1
+    assert said.splitlines() == [
+        "PARTIAL: 1 backends are missing.",
+        "PARTIAL: 1 lines are none that the tool prints of nat.",
+    ]
+
+
 def test_the_table_sums_up_states_services_and_ages() -> None:
     some = [EXAMPLES[name] for name in ("v3.16", "v3.16 node port, reverse",
                                         "v3.16 node port, forward")]  # fmt: skip
