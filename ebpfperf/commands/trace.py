@@ -188,22 +188,34 @@ def _reading(release: str | None) -> Reading:
 def _opened(name: str, *, rewind: bool) -> Iterator[IO[bytes]]:
     if name == "-":
         if not rewind:
-            yield sys.stdin.buffer
+            yield _unpacked(sys.stdin.buffer, name)
             return
         with tempfile.TemporaryFile() as spool:
             shutil.copyfileobj(sys.stdin.buffer, spool)
             spool.seek(0)
-            yield spool
+            yield _unpacked(spool, name)
         return
     try:
         with Path(name).open("rb") as file:
-            yield file
+            yield _unpacked(file, name)
     except IsADirectoryError as error:
         raise InputError(f"{name} is a directory.", "Name the log itself.", path=name) from error
     except FileNotFoundError as error:
         raise InputError(
             f"There is no file {name}.", "Name a log, or - for standard input.", path=name
         ) from error
+
+
+def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:
+    """The file; InputError where it is packed, which would look like a log of nothing but noise."""
+    peek = getattr(file, "peek", None)
+    if peek is not None and peek(3)[:3] == b"\x1f\x8b\x08":
+        raise InputError(
+            "The log is packed with gzip.",
+            "Unpack it: zcat LOG | ebpfperf trace parse -.",
+            path=name,
+        )
+    return file
 
 
 def _print_lines(file: IO[bytes], release: str | None) -> None:
@@ -246,6 +258,7 @@ def _print_stories(file: IO[bytes], wanted: str, release: str | None) -> None:
     from ebpfperf.tracelog.stories import about, chapters, told
     from ebpfperf.tracelog.summaries import DISTORTED
 
+    wanted = _as_spelled(wanted)
     reading = _reading(release)
     found: list[pd.DataFrame] = []
     for packets in packets_of(reading, file):
@@ -268,6 +281,26 @@ def _print_stories(file: IO[bytes], wanted: str, release: str | None) -> None:
     for sentence in chapters(shown, _reading(release), file):
         printing.sentence(sentence)
     printing.sentence(DISTORTED)
+
+
+def _as_spelled(wanted: str) -> str:
+    """ADDRESS or ADDRESS:PORT as packets have it; InputError for what is neither."""
+    import ipaddress
+    import re
+
+    from ebpfperf.tracelog.flows import CUT, side
+
+    if CUT in wanted:
+        return wanted
+    at = re.fullmatch(r"\[(?P<six>.+)\](?::(?P<port>\d+))?|(?P<four>[\d.]+):(?P<at>\d+)", wanted)
+    address, port = (at["six"] or at["four"], at["port"] or at["at"]) if at else (wanted, None)
+    try:
+        found = str(ipaddress.ip_address(address))
+    except ValueError as error:
+        raise InputError(
+            f"{wanted!r} is no address.", "Write --story 10.65.1.7, 10.65.1.7:80 or [fd00::7]:80."
+        ) from error
+    return found if port is None else side(found, int(port))
 
 
 def _print_frame(frame: pd.DataFrame, title: str) -> None:

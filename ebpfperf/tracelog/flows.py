@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from ebpfperf.units import UNKNOWN
 
+# Before what is left of an IPv6 address that was printed cut.
+CUT = "…"
 PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp6"}
 
 _ADDRESS = r"(\[[0-9a-fA-F:]+\]|[0-9a-f.]+)"
@@ -53,7 +55,7 @@ def address(text: str, *, ip_version: int | None = 4) -> str:
     if "." in text:
         return text
     if ip_version == 6:
-        return f"…:{text}"
+        return f"{CUT}:{text}"
     try:
         return str(ipaddress.IPv4Address(int(text, 16)))
     except ValueError:

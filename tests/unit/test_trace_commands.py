@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -95,3 +96,38 @@ def test_who_reads_only_the_beginning_is_no_error() -> None:
     )  # fmt: skip
     assert done.stdout.count(b"\n") == 1
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--story", "198.19.0.1")])
+def test_a_packed_log_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    packed = gzip.compress(LOG.read_bytes())
+    file = tmp_path / "log.gz"
+    file.write_bytes(packed)
+    with pytest.raises(InputError, match="packed with gzip"):
+        run(str(file), *options)
+    command = [sys.executable, "-m", "ebpfperf.cli", "trace", "parse", "-", *options]
+    done = subprocess.run(command, input=packed, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"zcat LOG | ebpfperf trace parse -" in done.stderr
+    assert done.stdout == b""
+
+
+SIX = """\
+          iperf3-7 [000] ..s2.   1.000001: bpf_trace_printk: IPv6 eth0------------I: CT: lookup \
+from [fd00:0000:0000:0000:0000:0000:0000:0007]:4000
+          iperf3-7 [000] ..s2.   1.000002: bpf_trace_printk: IPv6 eth0------------I: CT: lookup \
+to   [fd00:0000:0000:0000:0000:0000:0000:0008]:80
+          iperf3-7 [000] ..s2.   1.000003: bpf_trace_printk: IPv6 eth0------------I: Final \
+result=DENY (4). Program execution time: 500ns
+"""
+
+
+@pytest.mark.parametrize("wanted", ["fd00::8", "fd00:0:0::0008", "[fd00::8]", "[FD00:0::8]:80"])
+def test_a_story_is_found_however_its_address_is_spelled(wanted: str) -> None:
+    assert "1 packets from or to" in run("-", "--story", wanted, stdin=SIX.encode())
+
+
+@pytest.mark.parametrize("wanted", ["web-7", "10.65.1.7:http", "10.65.1", "[]", ""])
+def test_a_story_of_what_is_no_address_is_refused(wanted: str) -> None:
+    with pytest.raises(InputError, match="is no address"):
+        run(str(LOG), "--story", wanted)
