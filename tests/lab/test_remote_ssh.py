@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -866,7 +867,15 @@ def test_a_frozen_server_is_bounded(tmp_path: Path) -> None:
 # --- sudo
 
 
-def test_sudo_where_the_login_is_not_root(tmp_path: Path, marker: str) -> None:
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that every user may read: pytest closes its own ones whenever one more starts."""
+    with tempfile.TemporaryDirectory(prefix="ebpfperf-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_sudo_where_the_login_is_not_root(open_path: Path, marker: str) -> None:
     """A server whose account files, seen by it alone, make its one user somebody else than root."""
     if shutil.which("sudo") is None or shutil.which("unshare") is None:
         pytest.skip("missing: sudo (Debian package sudo)")
@@ -876,17 +885,13 @@ def test_sudo_where_the_login_is_not_root(tmp_path: Path, marker: str) -> None:
         "shadow": "root:*:19000::::::\nplain:*:19000::::::\n",
         "sudoers": "Defaults use_pty\nplain ALL=(root) NOPASSWD: ALL\n",
     }.items():
-        (tmp_path / name).write_text(text)
-        os.chmod(tmp_path / name, 0o440 if name == "sudoers" else 0o644)
+        (open_path / name).write_text(text)
+        os.chmod(open_path / name, 0o440 if name == "sudoers" else 0o644)
     mounts = " && ".join(
-        f"mount --bind {tmp_path}/{name} /etc/{name}" for name in ("passwd", "shadow", "sudoers")
+        f"mount --bind {open_path}/{name} /etc/{name}" for name in ("passwd", "shadow", "sudoers")
     )
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            with contextlib.suppress(PermissionError):
-                os.chmod(parent, parent.stat().st_mode | 0o011)
     prefix = ("unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh")
-    server = serve(tmp_path / "sshd", prefix=prefix)
+    server = serve(open_path / "sshd", prefix=prefix)
     try:
         os.chmod(server.dir, 0o755)
         os.chmod(server.dir / "authorized_keys", 0o644)
@@ -896,21 +901,21 @@ def test_sudo_where_the_login_is_not_root(tmp_path: Path, marker: str) -> None:
         assert node.run(["id", "-u"]).text == "0\n"
         assert node.run(["id", "-u"], sudo=False).text == "4711\n"
         assert node.run(["cat"], input=b"x" * 10_007).stdout == b"x" * 10_007
-        node.put(b"secret", str(tmp_path / "file"), mode=0o600)
-        assert (tmp_path / "file").stat().st_uid == 0
-        assert node.get(str(tmp_path / "file")) == b"secret"
-        runs_out_of_time(node, marker, tmp_path)
-        with node.stream(stubborn(marker, tmp_path / "ready-2")) as stream:
-            until(lambda: stands(tmp_path / "ready-2"))
+        node.put(b"secret", str(open_path / "file"), mode=0o600)
+        assert (open_path / "file").stat().st_uid == 0
+        assert node.get(str(open_path / "file")) == b"secret"
+        runs_out_of_time(node, marker, open_path)
+        with node.stream(stubborn(marker, open_path / "ready-2")) as stream:
+            until(lambda: stands(open_path / "ready-2"))
             stream.stop()
         until(lambda: not processes(marker))
-        node.stream(stubborn(marker, tmp_path / "ready-3"))
-        until(lambda: stands(tmp_path / "ready-3"))
+        node.stream(stubborn(marker, open_path / "ready-3"))
+        until(lambda: stands(open_path / "ready-3"))
         node.close()
         until(lambda: not processes(marker))
-        (tmp_path / "sudoers").chmod(0o644)
-        (tmp_path / "sudoers").write_text("root ALL=(ALL) ALL\n")
-        (tmp_path / "sudoers").chmod(0o440)
+        (open_path / "sudoers").chmod(0o644)
+        (open_path / "sudoers").write_text("root ALL=(ALL) ALL\n")
+        (open_path / "sudoers").chmod(0o440)
         with contextlib.closing(SSHNode.connect("node-1", ssh_config=config)) as node:
             with pytest.raises(CommandError, match="sudo") as caught:
                 node.run(["true"])
