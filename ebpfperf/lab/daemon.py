@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,9 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     if recorded is None:
         parser.error(f"{directory}/lab.json says no lab's shape")
     shape, _ = recorded
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    ending = told_to_end()
     with ExitStack() as stack:
         try:
             logging.basicConfig(
@@ -84,9 +81,24 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         _log.info("lab %s is up", shape.name)
         _say({"ready": True})
-        stop.wait()
+        os.read(ending, 1)
         _log.info("lab %s goes down", shape.name)
     return 0
+
+
+def told_to_end() -> int:
+    """A descriptor that can be read from once TERM or INT has come, whichever thread got it.
+
+    The interpreter writes there from within its own handler. One in Python would run in the main
+    thread alone: not while that waits and another thread has got the signal, and in the middle of
+    what it would have to change.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return read
 
 
 @contextlib.contextmanager

@@ -42,8 +42,10 @@ class EndpointController:
 
     def _run(self) -> None:
         seen = 0
-        while not self._stopped.is_set():
+        while True:
             version = self._store.version
+            if self._stopped.is_set():  # after the version: see ObjectStore.wake
+                return
             try:
                 self._reconcile()
             except StatusError as error:

@@ -137,8 +137,10 @@ class Felix:
         return pod_mtu_bytes(config.spec, config.tunnels, host, self._version)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             version = self._store.version
+            if self._stopped.is_set():  # after the version: see ObjectStore.wake
+                return
             try:
                 if self._flags is not None:
                     self._flags.follow()

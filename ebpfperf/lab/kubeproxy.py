@@ -71,8 +71,10 @@ class KubeProxy:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             version = self._store.version
+            if self._stopped.is_set():  # after the version: see ObjectStore.wake
+                return
             try:
                 self._look(version)
             except (EbpfperfError, StatusError, OSError, subprocess.SubprocessError) as error:

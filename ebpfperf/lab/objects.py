@@ -239,7 +239,8 @@ class ObjectStore:
         """Let every waiter return now, and whoever is about to wait (used when the lab stops).
 
         A resourceVersion is skipped for it, so that the call cannot fall between a controller's
-        look at its stop flag and its wait.
+        look at its stop flag and its wait: it looks at the flag after it has read the version that
+        it will wait past.
         """
         with self._changed:
             self._version += 1

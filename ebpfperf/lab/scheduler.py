@@ -52,8 +52,10 @@ class Scheduler:
 
     def _run(self) -> None:
         seen = 0
-        while not self._stopped.is_set():
+        while True:
             version = self._store.version
+            if self._stopped.is_set():  # after the version: see ObjectStore.wake
+                return
             try:
                 self._bind_all()
             except StatusError as error:
