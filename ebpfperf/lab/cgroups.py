@@ -73,7 +73,7 @@ def members(root: Path) -> set[int]:
     return found - {0}
 
 
-def remove(root: Path, *, timeout_s: float = 2.0) -> bool:
+def remove(root: Path, *, timeout_s: float = 20.0) -> bool:
     """Whether the subtree is gone; its processes must have ended."""
     deadline = time.monotonic() + timeout_s
     while root.exists():

@@ -25,7 +25,7 @@ from ebpfperf.lab.state import Shape
 
 # Seconds on a machine of its own; minutes on one that is emulated and has to share.
 _UP_S = 240.0
-_DOWN_S = 15.0
+_READY_S, _DOWN_S = 30.0, 15.0
 _LOCK_S = 300.0
 
 
@@ -48,7 +48,7 @@ def up(shape: Shape) -> tuple[Lab, bool]:
         _clean(shape.name)
         try:
             _start(shape)
-            lab = find(shape.name)
+            lab = _ready(shape.name)
             if lab is None:
                 raise LabError(f"The lab {shape.name} ended as soon as it was up.", "Try again.")
         except BaseException:
@@ -72,9 +72,10 @@ def down(name: str) -> bool:
         found = found or bool(processes.marked(name))
         if found:
             # Asked before the daemon ends: its nodes' namespaces lead to what is not marked.
-            spaces = processes.spaces_of_lab(name)
-            _stop_daemon(name)
-            _clean(name, spaces=spaces)
+            with processes.spaces_held(name) as spaces:
+                _stop_daemon(name)
+                _end_all(name, spaces)
+            _remove(name)
     return found
 
 
@@ -82,6 +83,17 @@ def every_name() -> list[str]:
     """Names of all labs of which there is a trace: on disk, in the cgroups or a process."""
     names = set(state.names()) | cgroups.lab_names() | processes.lab_names()
     return sorted(name for name in names if state.is_name(name))
+
+
+def _ready(name: str) -> Lab | None:
+    """The lab that has said it is up; None where it ended. A busy machine is asked again."""
+    deadline = time.monotonic() + _READY_S
+    while (lab := find(name)) is None and time.monotonic() < deadline:
+        recorded = state.read_shape(state.directory(name))
+        if recorded is None or not processes.carries(recorded[1], name):
+            break
+        time.sleep(0.05)
+    return lab
 
 
 def _refuse_other(running: Shape, wanted: Shape) -> None:
@@ -175,9 +187,14 @@ def _stop_daemon(name: str) -> None:
         time.sleep(0.02)
 
 
-def _clean(name: str, *, spaces: Collection[int] = ()) -> None:
+def _clean(name: str) -> None:
     """End what runs of the lab and remove what it has on disk; whatever state it is in."""
-    spaces = {*spaces, *processes.spaces_of_lab(name)}
+    with processes.spaces_held(name) as spaces:
+        _end_all(name, spaces)
+    _remove(name)
+
+
+def _end_all(name: str, spaces: Collection[int]) -> None:
     for _ in range(5):
         # Again: a process can have been started by one that was just being ended.
         left = processes.of_lab(name, spaces=spaces)
@@ -189,6 +206,9 @@ def _clean(name: str, *, spaces: Collection[int] = ()) -> None:
             f"Processes of the lab {name} cannot be ended: {', '.join(map(str, sorted(left)))}.",
             f"See what holds them: ps -o pid,stat,wchan,args -p {','.join(map(str, sorted(left)))}",
         )
+
+
+def _remove(name: str) -> None:
     cgroup = cgroups.lab_cgroup(name)
     if not cgroups.remove(cgroup):
         raise LabError(f"The cgroup {cgroup} cannot be removed.", f"Try: rmdir {cgroup}")

@@ -7,10 +7,11 @@ over SSH), or it lives in a network namespace of the lab (what somebody moved ou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ebpfperf.lab.cgroups import lab_cgroup, members
@@ -39,6 +40,26 @@ def spaces_of_lab(name: str) -> set[int]:
     own = marked(name) | members(lab_cgroup(name))
     spaces = {netns(pid) for pid in own} - {netns(os.getpid()), netns(1)}
     return {space for space in spaces if space is not None}
+
+
+@contextlib.contextmanager
+def spaces_held(name: str) -> Iterator[set[int]]:
+    """``spaces_of_lab``; inside the block no other namespace gets one of these numbers."""
+    others = {netns(os.getpid()), netns(1)}
+    with contextlib.ExitStack() as stack:
+        found: set[int] = set()
+        for pid in marked(name) | members(lab_cgroup(name)):
+            try:
+                handle = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+            except OSError:
+                continue
+            space = os.fstat(handle).st_ino
+            if space in others | found:
+                os.close(handle)
+                continue
+            stack.callback(os.close, handle)
+            found.add(space)
+        yield found
 
 
 def inside(spaces: Collection[int]) -> set[int]:

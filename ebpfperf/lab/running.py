@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import ssl
 import urllib.error
@@ -146,7 +147,7 @@ def find(name: str) -> Lab | None:
         return None
     try:
         api.get("/readyz")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
     return Lab(shape, directory, pid, tuple(nodes), client, api)
 

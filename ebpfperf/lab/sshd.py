@@ -31,7 +31,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PubkeyAuthentication yes
 AllowUsers root
-LoginGraceTime 20
+LoginGraceTime 120
 X11Forwarding no
 PrintMotd no
 PrintLastLog no
