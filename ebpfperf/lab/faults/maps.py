@@ -22,7 +22,7 @@ from ebpfperf.lab.own_annotations import (
     STALE,
     owned,
 )
-from ebpfperf.lab.services import ServicePort, service_ports
+from ebpfperf.lab.services import SERVICE_LABEL, ServicePort, service_ports
 
 _SERVICES = collection("services", FAULT_NAMESPACE)
 _PORT, _TARGET = 80, 8080
@@ -44,6 +44,9 @@ def _lacking(fault: str, holds: Callable[[Place, ServicePort], bool]) -> Fault:
         place.annotate(fault, on=True)
         _serve(place, fault)
         place.wait(f"{fault} in the maps", lambda: holds(place, _served(place, fault)))
+        for each in place.everywhere():
+            if each.node != place.node and each.forwards_by_programs():
+                each.wait("the whole service", lambda: _whole(each, _served(place, fault)))  # noqa: B023
 
     def take(place: Place, _: Record) -> None:
         place.annotate(fault, on=False)
@@ -90,6 +93,16 @@ def _unserve(place: Place, fault: str) -> None:
     name = owned(fault, place.node.name)
     place.delete(f"{_SERVICES}/{name}")
     pods.remove(place, *(f"{name}-{each.node.index}" for each in place.everywhere()))
+    place.wait(f"the end of who is behind {name}", lambda: not _behind(place, name))
+
+
+def _behind(place: Place, name: str) -> bool:
+    """Whether the API still says who is behind a Service: of one that is gone, for a moment."""
+    asked = Asked(place)
+    slices = asked.list("endpointslices", FAULT_NAMESPACE)
+    named = [(each["metadata"].get("labels") or {}).get(SERVICE_LABEL) for each in slices]
+    named += [each["metadata"]["name"] for each in asked.list("endpoints", FAULT_NAMESPACE)]
+    return name in named
 
 
 def _served(place: Place, fault: str) -> ServicePort:
@@ -121,22 +134,30 @@ def _frontend(place: Place, port: ServicePort) -> bytes | None:
         return found.get(key) if found else None
 
 
-def _backend_lacks(place: Place, port: ServicePort) -> bool:
+def _backends(place: Place, port: ServicePort) -> list[bytes | None]:
+    """The node's backends of a Service, as many as the API has of it; empty while it is not so."""
     value = _frontend(place, port)
     if value is None:
-        return False
+        return []
     number, count = (int.from_bytes(value[at : at + 4], "little") for at in (0, 4))
     with _map(place, "nat-backend") as found:
         if found is None or count != len(port.backends):
-            return False
-        there = [found.get(mapbytes.backend_key(number, each)) for each in range(count)]
-    return there[-1] is None and None not in there[:-1]
+            return []
+        return [found.get(mapbytes.backend_key(number, each)) for each in range(count)]
+
+
+def _whole(place: Place, port: ServicePort) -> bool:
+    there = _backends(place, port)
+    return bool(there) and None not in there
+
+
+def _backend_lacks(place: Place, port: ServicePort) -> bool:
+    there = _backends(place, port)
+    return bool(there) and there[-1] is None and None not in there[:-1]
 
 
 def _frontend_lacks(place: Place, port: ServicePort) -> bool:
-    others = [each for each in place.everywhere() if each.node != place.node]
-    there = all(_frontend(each, port) for each in others if each.forwards_by_programs())
-    return there and _frontend(place, port) is None
+    return bool(port.backends) and _frontend(place, port) is None
 
 
 # -------------------------------------------------------------------------- connections

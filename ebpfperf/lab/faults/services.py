@@ -58,9 +58,15 @@ def _end_proxy(place: Place, record: Record) -> None:
     tell(place, record["fields"])
     # Where kube-proxy's part is the lab's own again, the rules are its.
     if place.forwards_by_programs():
-        saved = place.run(["iptables-save"])
-        if text := restore_text({}, saved):
-            place.run(["iptables-restore", "--noflush", "--wait"], input=text)
+        place.wait("the end of its rules", lambda: _remove_rules(place))
+
+
+def _remove_rules(place: Place) -> bool:
+    """Whether there is no rule of kube-proxy; what there is goes, unless Felix is faster."""
+    text = restore_text({}, place.run(["iptables-save"]))
+    if text:
+        place.run(["iptables-restore", "--noflush", "--wait"], input=text, check=False)
+    return not text
 
 
 def _start_proxy(place: Place) -> None:
