@@ -138,6 +138,42 @@ def test_each_datagram_counts_once_and_by_its_direction() -> None:
     assert heard.counts(heard.arrived) == {258: [3, ["eth0"]]}
 
 
+class Late:
+    """A packet socket at which one datagram comes at each look, by a real one to be waited for."""
+
+    def __init__(self, packets: list[bytes]) -> None:
+        self.packets, self.looks = packets, 0
+        self.near, self.far = socket.socketpair()
+        self.far.send(b"x")
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def recvfrom(self, size: int) -> Any:
+        self.looks += 1
+        if self.looks % 2 == 0 or not self.packets:
+            raise BlockingIOError
+        return self.packets.pop(0), ("eth0", 0, 0)
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+@pytest.mark.parametrize("arrive_s", [0.0, 60.0])
+def test_it_listens_until_all_has_arrived_or_the_time_is_up(arrive_s: float) -> None:
+    heard = DATAGRAMS.Heard(TOKEN)
+    ear = Late([made(number=number) for number in range(3)])
+    asked = {"count": 3, "expects": [258], "arrive_s": arrive_s}
+    try:
+        DATAGRAMS.await_all(ear, heard, asked)
+    finally:
+        ear.close()
+    assert heard.missing(258, 3) == (0 if arrive_s else 3)
+    assert heard.missing(259, 3) == 3
+    DATAGRAMS.await_all(ear, heard, {**asked, "expects": []})
+
+
 def test_what_the_kernel_refuses_is_not_sent() -> None:
     class Mouth:
         def sendto(self, packet: bytes, place: Any) -> None:
@@ -247,6 +283,7 @@ def test_what_nodes_heard_becomes_pairs_of_each_receiver() -> None:
     assert [node.stream_.told[1:] for node in nodes.values()] == [[b"send", b"stop"]] * 2
     assert told[0]["token"] == told[1]["token"]
     assert [each["to"] for each in told[0]["sends"]] == ["198.18.0.12"]
+    assert [each["expects"] for each in told] == [[1], [0]]
     ports = [each["source_port"] for one in told for each in one["sends"]]
     assert len(set(ports)) == 2, "no direction may pass for the answer of the other"
     assert all(node.stream_.stopped for node in nodes.values())
@@ -255,13 +292,13 @@ def test_what_nodes_heard_becomes_pairs_of_each_receiver() -> None:
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([CommandTimeout("late", "")], "it did not answer within 3 s"),
+        ([CommandTimeout("late", "")], "it did not answer within 10 s"),
         ([CommandError("ended", "", status=127)], "/usr/bin/python3 is not installed"),
         ([CommandError("ended", "", status=1, stderr="Trace\nOSError: x\n")], "OSError: x"),
         ([ConnectError("node-2 is lost.", "")], "node-2 is lost."),
         ([{"event": "error", "message": "[Errno 1] no"}], "it cannot listen or send: [Errno 1] no"),
         ([b"banner"], "its answer is unreadable"),
-        ([{"event": "ready"}, CommandTimeout("late", "")], "it did not answer within 3 s"),
+        ([{"event": "ready"}, CommandTimeout("late", "")], "it did not answer within 10 s"),
     ],
 )  # fmt: skip
 def test_a_node_that_fails_says_why_and_the_others_are_probed(lines: list[Any], why: str) -> None:

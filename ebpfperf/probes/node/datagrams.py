@@ -31,7 +31,7 @@ MARK = b"ebpfperf"
 TOKEN_BYTES = 8
 # Devices that are no way out of the node.
 INSIDE = ("lo", "cali", "bpfin.cali", "bpfout.cali")
-LIMIT_S, PAUSE_S, BUFFER_BYTES = 20, 0.01, 1 << 20
+LIMIT_S, PAUSE_S, BUFFER_BYTES = 60, 0.01, 1 << 20
 # sock_filter: code, jump if true, jump if false, value. IPv4, UDP, no later fragment, and behind
 # the headers the VXLAN flags and the network. What it sees begins at the IP header.
 LOAD_BYTE, LOAD_HALF, LOAD_HEADER = 0x30, 0x28, 0xB1
@@ -54,6 +54,7 @@ def main(asked):
     sent, errors = send(mouth, ear, heard, asked)
     say({"event": "sent"})
     listen(ear, heard)
+    await_all(ear, heard, asked)
     say({"event": "heard", "sent": sent, "errors": errors,
          "left": heard.counts(heard.left), "arrived": heard.counts(heard.arrived)})  # fmt: skip
 
@@ -137,6 +138,10 @@ class Heard:
             devices.add(device)
             at = packet.find(self.mark, at)
 
+    def missing(self, pair, count):
+        """How many of a pair's datagrams have not arrived."""
+        return count - len(self.arrived.get(pair, ((), ()))[0])
+
     def counts(self, seen):
         """Pair → how many, and on which devices."""
         return {pair: [len(numbers), sorted(devices)] for pair, (numbers, devices) in seen.items()}
@@ -189,6 +194,17 @@ def listen(ear, heard):
             line = sys.stdin.readline()
             drain(ear, heard)
             return bool(line)
+
+
+def await_all(ear, heard, asked):
+    """Listens on until all that was sent here has arrived, or that much time has passed."""
+    deadline = time.monotonic() + asked["arrive_s"]
+    while any(heard.missing(pair, asked["count"]) for pair in asked["expects"]):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return
+        select.select([ear], [], [], left_s)
+        drain(ear, heard)
 
 
 def drain(ear, heard):
