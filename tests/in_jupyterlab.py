@@ -60,7 +60,7 @@ def serving(workspace: Path, environment: Mapping[str, str] | None = None) -> It
         stdout=log, stderr=log, env=told, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -98,23 +98,42 @@ def browsing() -> Iterator[Page]:
 
 def run_all(page: Page, address: str) -> Locator:
     """The notebook at that address, open and being run from top to bottom."""
-    page.goto(address, timeout=60 * SECOND_MS)
+    page.goto(address, timeout=120 * SECOND_MS)
     notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-    expect(notebook.locator(".jp-Cell").first).to_be_visible(timeout=60 * SECOND_MS)
-    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60 * SECOND_MS)
+    expect(notebook.locator(".jp-Cell").first).to_be_visible(timeout=120 * SECOND_MS)
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=120 * SECOND_MS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     return notebook
+
+
+def has_loaded(picture: Locator) -> None:
+    """Return once the picture is there with more than 300 dots in a row.
+
+    It may be replaced while one looks, and one that is new is empty for a moment.
+    """
+    for _ in range(300):
+        if picture.evaluate("image => image.naturalWidth") > 300:
+            return
+        picture.page.wait_for_timeout(SECOND_MS / 10)
+    raise AssertionError("the picture is empty")
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook; none while the server is writing it, which it does in place."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except ValueError:
+        return []
+    return [cell for cell in cells if cell.cell_type == "code"]
 
 
 def executed(page: Page, path: Path) -> list[nbformat.NotebookNode]:
     """The code cells of the saved notebook, once every one of them has run."""
     for _ in range(120):
         page.keyboard.press("Control+s")
-        cells = [
-            cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
-        ]
-        if all(cell.execution_count for cell in cells):
+        cells = code_cells(path)
+        if cells and all(cell.execution_count for cell in cells):
             return cells
         page.wait_for_timeout(SECOND_MS)
     raise AssertionError(f"{path.name} did not finish")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_jupyterlab import SECOND_MS, browsing, executed, run_all, serving
+from in_jupyterlab import SECOND_MS, browsing, executed, has_loaded, run_all, serving
 from playwright.sync_api import Page, expect
 from synthetic import write_store
 
@@ -50,7 +50,7 @@ def test_notebook_runs_from_top_to_bottom(
     cells = executed(page, saved)
     figure.scroll_into_view_if_needed()
     expect(figure).to_be_visible()
-    assert figure.evaluate("image => image.naturalWidth") > 300
+    has_loaded(figure)
     page.screenshot(path=tmp_path / f"{name}.png")
     problems = [
         output for cell in cells for output in cell.outputs if output.output_type == "error"

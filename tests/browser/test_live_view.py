@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_jupyterlab import SECOND_MS, browsing, executed, run_all, serving
+from in_jupyterlab import SECOND_MS, browsing, executed, has_loaded, run_all, serving
 from lab.namespaces import restart_after
 from playwright.sync_api import expect
 
@@ -60,13 +60,14 @@ def test_a_trial_is_seen_while_it_runs_and_the_finished_ones_are_a_table(
         notebook = run_all(page, address.format(name="05-live"))
         now = notebook.locator(".ebpfperf-now")
         picture = now.locator("figure img")
-        expect(picture).to_be_visible(timeout=60 * SECOND_MS)
+        expect(picture).to_be_visible(timeout=180 * SECOND_MS)
         first, trial = picture.get_attribute("src"), picture.get_attribute("alt") or ""
         assert trial.startswith("Trial b000-")
-        expect(picture).not_to_have_attribute("src", first or "", timeout=5 * SECOND_MS)
-        assert picture.evaluate("image => image.naturalWidth") > 300
+        # Between two trials there is none.
+        expect(picture).not_to_have_attribute("src", first or "", timeout=60 * SECOND_MS)
+        has_loaded(picture)
         page.screenshot(path=tmp_path / "running.png")
-        expect(now).to_contain_text("Done: 2 of 2 trials", timeout=60 * SECOND_MS)
+        expect(now).to_contain_text("Done: 2 of 2 trials", timeout=180 * SECOND_MS)
         finished = notebook.get_by_role("table", name="Finished, newest first")
         expect(finished.locator("tbody tr")).to_have_count(2)
         page.screenshot(path=tmp_path / "finished.png")

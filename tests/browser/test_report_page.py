@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ebpfperf.report import Report
 
@@ -98,10 +98,14 @@ def test_contents_lead_down_the_page_and_the_keyboard_reaches_them(
     assert page.evaluate("document.activeElement.className") == "skip"
     for link in page.locator("nav.contents a").all():
         link.click()
-        target = page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']")
-        box = target.bounding_box()
-        assert box is not None
-        assert -1 <= box["y"] < 900, target.inner_text()
+        # The page scrolls with its next frame.
+        page.wait_for_function(
+            """id => {
+              const y = document.getElementById(id).getBoundingClientRect().y;
+              return -1 <= y && y < 900;
+            }""",
+            arg=(link.get_attribute("href") or "")[1:],
+        )
     watched.context.close()
 
 
@@ -140,6 +144,6 @@ def test_the_table_of_a_figure_opens(browser: Browser, pages: Path) -> None:
     figure = watched.page.locator("figure").first
     assert not figure.locator("table").is_visible()
     figure.locator("summary").click()
-    assert figure.locator("table").is_visible()
+    expect(figure.locator("table")).to_be_visible()
     assert figure.locator("th[scope=col]").count() > 3
     watched.context.close()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lab.namespaces import eventually
 from typer.testing import CliRunner
 
 from ebpfperf import bundle, gathering
@@ -101,8 +102,9 @@ def test_the_log_before_a_restart_is_asked_for(lab: Lab) -> None:
         pod = kube.calico_node_pod(lab.nodes[0].name)
         assert pod is not None
         meta = pod["metadata"]
-        # The lab has one log only, and gives that.
-        text = kube.logs(meta["namespace"], meta["name"], tail_lines=1, previous=True)
+        where = meta["namespace"], meta["name"]
+        # The lab has one log only, and gives that; a lab that is new may have none yet.
+        text = eventually("a line", lambda: kube.logs(*where, tail_lines=1, previous=True))
         assert "felix/" in text
         assert text.count("\n") == 1
         with pytest.raises(KubeError, match="earlier log"):

@@ -59,7 +59,7 @@ s.accept()[0].sendall(b"x" * {PRIME})
 """
 FETCH = """
 import shutil, socket, sys
-with socket.create_connection((sys.argv[1], 5999), 5) as s, s.makefile("rb") as f:
+with socket.create_connection((sys.argv[1], 5999), 30) as s, s.makefile("rb") as f:
     shutil.copyfileobj(f, sys.stdout.buffer)
 """
 
@@ -161,8 +161,8 @@ def test_a_pod_can_be_entered_and_reaches_its_peer(ref: ClusterRef, tmp_path: Pa
         serve = server.within(["/usr/bin/python3", "-c", SERVE])
         fetch = client.within(["/usr/bin/python3", "-c", FETCH, server.address])
         with cluster.nodes[server.node].stream(serve) as serving:
-            assert serving.read_line(timeout_s=10) == b"ready"
-            assert cluster.nodes[client.node].run(fetch, timeout_s=10).stdout == b"x" * PRIME
+            assert serving.read_line(timeout_s=30) == b"ready"
+            assert cluster.nodes[client.node].run(fetch, timeout_s=60).stdout == b"x" * PRIME
         assert client.host_device.startswith("cali")
         links = json.loads(cluster.nodes[client.node].run(["ip", "-j", "link"]).stdout)
         assert client.host_device in {link["ifname"] for link in links}

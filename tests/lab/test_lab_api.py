@@ -34,7 +34,7 @@ from ruamel.yaml import YAML
 from ebpfperf.lab.api import BODY_LIMIT_BYTES, ApiServer
 from ebpfperf.lab.objects import ObjectStore
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 FelixV3 = create_global_resource(
     "projectcalico.org", "v3", "FelixConfiguration", "felixconfigurations"
@@ -51,7 +51,7 @@ class Lab:
     def __init__(self, state_dir: Path) -> None:
         self.store = ObjectStore()
         self.log: deque[str] = deque(
-            [f"2026-01-31 09:00:0{i}.000 [INFO][42] line {i}" for i in range(5)], maxlen=100
+            [f"2021-01-31 09:00:0{i}.000 [INFO][42] line {i}" for i in range(5)], maxlen=100
         )
         for name in ("default", "kube-system"):
             self.store.create(
@@ -104,7 +104,7 @@ class Lab:
     def stop(self) -> None:
         self._stopped.set()
         self.server.stop()
-        self._kubelet.join(5)
+        self._kubelet.join(LIMIT_S)
 
     def _let_go(self) -> None:
         version = 0
@@ -358,9 +358,9 @@ def test_kubectl_logs(lab: Lab, kubectl: Kubectl) -> None:
 def test_kubectl_follows_a_log_until_it_leaves(lab: Lab, kubectl: Kubectl) -> None:
     following = kubectl.start("logs", "-f", "--tail=1", "-n", "kube-system", "calico-node-1")
     try:
-        assert following.line() == "2026-01-31 09:00:04.000 [INFO][42] line 4"
-        lab.log.append("2026-01-31 09:00:05.000 [INFO][42] line 5")
-        assert following.line() == "2026-01-31 09:00:05.000 [INFO][42] line 5"
+        assert following.line() == "2021-01-31 09:00:04.000 [INFO][42] line 4"
+        lab.log.append("2021-01-31 09:00:05.000 [INFO][42] line 5")
+        assert following.line() == "2021-01-31 09:00:05.000 [INFO][42] line 5"
     finally:
         following.stop()
 

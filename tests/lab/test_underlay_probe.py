@@ -64,7 +64,7 @@ def test_a_switch_that_drops_vxlan(lab: Lab, nodes: dict[str, Node]) -> None:
 
 
 def test_a_node_that_keeps_its_own_back(lab: Lab, nodes: dict[str, Node]) -> None:
-    rule = ["OUTPUT", "-p", "udp", "--dport", "4789", "-j", "DROP"]
+    rule = ["OUTPUT", "-w", "-p", "udp", "--dport", "4789", "-j", "DROP"]
     nodes["node-1"].run(["iptables", "-A", *rule])
     try:
         found = tried(nodes)

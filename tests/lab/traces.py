@@ -38,10 +38,16 @@ def namespaces_of(pid: int) -> set[str]:
     return found
 
 
-def held_namespaces() -> set[str]:
-    """All namespaces that a process is in, or keeps open, or that a mount keeps."""
+def held_namespaces(name: str) -> set[str]:
+    """All namespaces that a process is in, or keeps open, or that a mount keeps.
+
+    Not by processes of labs of other names: the number of a namespace that is gone is given to the
+    next one.
+    """
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
+        if _of_another_lab(pid, name):
+            continue
         found |= namespaces_of(int(pid))
         try:
             for handle in os.listdir(f"/proc/{pid}/fd"):
@@ -49,6 +55,15 @@ def held_namespaces() -> set[str]:
         except OSError:
             continue
     return found | {line.split()[3] for line in mounts()}
+
+
+def _of_another_lab(pid: str, name: str) -> bool:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    marks = [each for each in environ if each.startswith(f"{state.MARKER}=".encode())]
+    return bool(marks) and f"{state.MARKER}={name}".encode() not in marks
 
 
 def mounts() -> list[str]:
@@ -113,7 +128,7 @@ def left(traces: Traces) -> dict[str, object]:
     found = {
         "processes": {pid for pid in traces.pids if processes.alive(pid)},
         "marked": processes.of_lab(name),
-        "namespaces": traces.namespaces & held_namespaces(),
+        "namespaces": traces.namespaces & held_namespaces(name),
         "mounts": [line for line in mounts() if f"/{name}/" in line or f"/{name} " in line],
         "programs": traces.programs & {entry["id"] for entry in bpftool("prog", "show")},
         "maps": traces.maps & {entry["id"] for entry in bpftool("map", "show")},
@@ -124,7 +139,7 @@ def left(traces: Traces) -> dict[str, object]:
     return {key: value for key, value in found.items() if value}
 
 
-def wait_for(condition: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 30.0) -> None:
     """Return when the condition holds; AssertionError when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -134,7 +149,7 @@ def wait_for(condition: Callable[[], object], *, timeout_s: float = 10.0) -> Non
 
 def nothing_left(traces: Traces) -> None:
     """AssertionError with what is left of a lab that is down."""
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     # The kernel frees namespaces and programs a moment after their last user.
     while (found := left(traces)) and time.monotonic() < deadline:
         time.sleep(0.05)
