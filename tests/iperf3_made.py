@@ -105,7 +105,7 @@ def document(test: Test) -> dict[str, Any]:
 
 def printed(test: Test, *, indent: int | None = None) -> bytes:
     """The document as it is printed, keys repeated where that release repeats them."""
-    return _dump(document(test)).encode() if indent is None else pretty(test)
+    return dumped(document(test)).encode() if indent is None else pretty(test)
 
 
 def pretty(test: Test) -> bytes:
@@ -119,7 +119,9 @@ def streamed(test: Test) -> bytes:
     events = [("start", whole["start"])]
     events += [("interval", interval) for interval in whole["intervals"]]
     events += [("end", whole["end"])]
-    return b"".join((_dump({"event": name, "data": data}) + "\n").encode() for name, data in events)
+    return b"".join(
+        (dumped({"event": name, "data": data}) + "\n").encode() for name, data in events
+    )
 
 
 def _sends(test: Test, way: int) -> bool:
@@ -228,13 +230,13 @@ def _object(items: list[tuple[str, Any]]) -> Any:
     return dict(items) if len(set(keys)) == len(keys) else Repeated(items)
 
 
-def _dump(value: Any) -> str:
+def dumped(value: Any) -> str:
     if isinstance(value, Repeated):
         pairs: Any = value
     elif isinstance(value, dict):
         pairs = value.items()
     elif isinstance(value, list):
-        return f"[{', '.join(_dump(item) for item in value)}]"
+        return f"[{', '.join(dumped(item) for item in value)}]"
     else:
         return json.dumps(value)
-    return "{" + ",\t".join(f"{json.dumps(key)}:\t{_dump(item)}" for key, item in pairs) + "}"
+    return "{" + ",\t".join(f"{json.dumps(key)}:\t{dumped(item)}" for key, item in pairs) + "}"

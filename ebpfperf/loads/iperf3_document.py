@@ -35,12 +35,12 @@ _WORDS: tuple[tuple[str, Reason], ...] = (
     ("network is unreachable", Reason.UNREACHABLE),
     ("timed out", Reason.UNREACHABLE),
     ("unable to connect", Reason.UNREACHABLE),
+    ("server has terminated", Reason.SERVER_DIED),
     ("interrupt", Reason.INTERRUPTED),
     ("client has terminated", Reason.INTERRUPTED),
     ("client has unexpectedly closed", Reason.CLIENT_DIED),
     ("idle timeout for receiving data", Reason.CLIENT_DIED),
     ("control socket has closed", Reason.SERVER_DIED),
-    ("server has terminated", Reason.SERVER_DIED),
     ("connection reset", Reason.SERVER_DIED),
     ("broken pipe", Reason.SERVER_DIED),
     ("message too long", Reason.TOO_LONG),
@@ -206,7 +206,7 @@ def _described(document: Mapping[str, Any]) -> dict[str, Any]:
         "streams": _whole(test.get("num_streams")) or 0,
         "reverse": test.get("reverse") == 1,
         # Before 3.13 test_start does not say whether both directions were asked for.
-        "bidir": test.get("bidir") == 1 or _second_sums(end),
+        "bidir": test.get("bidir") == 1 or _second_sums(end) or _second_sums(_interval(document)),
         "omit_s": _plain(test.get("omit")) or 0,
         "duration_s": _plain(test.get("duration")) or 0,
         "bytes_asked": _whole(test.get("bytes")) or 0,
@@ -266,8 +266,14 @@ def _by_words(message: str) -> Reason | None:
     return next((reason for words, reason in _WORDS if words in lowered), None)
 
 
-def _second_sums(end: Mapping[str, Any]) -> bool:
-    return f"sum{REVERSE}" in end or f"sum_sent{REVERSE}" in end or f"sum_received{REVERSE}" in end
+def _second_sums(part: Mapping[str, Any]) -> bool:
+    return any([f"{name}{REVERSE}" in part for name in ("sum", "sum_sent", "sum_received")])
+
+
+def _interval(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first interval, which is there where a failure left no end."""
+    found = _list(document.get("intervals"))
+    return _object(found[0]) if found else {}
 
 
 def _object(value: object) -> Mapping[str, Any]:

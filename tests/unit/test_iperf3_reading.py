@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iperf3_made import RELEASES, Test, Way, document, pretty, printed, streamed
+from iperf3_made import RELEASES, Test, Way, document, dumped, pretty, printed, streamed
 
 from ebpfperf import importing
 from ebpfperf.loads import iperf3_document
@@ -315,6 +315,21 @@ def test_a_document_that_claims_both_directions_must_have_both() -> None:
     for key in ("sum_sent_bidir_reverse", "sum_received_bidir_reverse"):
         one = without(whole, ("end", key))
         assert iperf3_document.read(json.dumps(one).encode()).reason is Reason.INCONSISTENT
+
+
+@pytest.mark.parametrize("release", ["3.7", "3.12", "3.21"])
+def test_a_test_both_ways_that_failed_is_still_one_both_ways(release: str) -> None:
+    whole = document(Test(release, [Way([[8000]], 8000, 8000), Way([[4000]], 4000, 4000)]))
+    whole |= {"end": {}, "error": "control socket has closed unexpectedly"}
+    read = iperf3_document.read(dumped(whole).encode())
+    assert (read.reason, read.bidir) == (Reason.SERVER_DIED, True)
+
+
+def test_who_ended_the_test_is_who_was_interrupted() -> None:
+    # A server's own document, and its client's.
+    for said in ("interrupt - the server has terminated", "the server has terminated"):
+        whole = document(Test("3.12", [Way([[8000]], 8000, 8000)])) | {"error": said}
+        assert iperf3_document.read(json.dumps(whole).encode()).reason is Reason.SERVER_DIED
 
 
 def test_a_release_that_printed_no_end_at_its_server_has_no_result() -> None:
