@@ -29,7 +29,9 @@ PACKETS = 8
 # Ethernet 14, IP 20, UDP 8, VXLAN 8, Ethernet 14, IP 20, with room for options of the outer header.
 SNAP_BYTES = 128
 READY = b"listening on"
-_READY_S = 5.0
+_READY_S = 10.0
+# It prints what it has taken and ends by itself: on a busy node a moment after the traffic.
+_END_S = 1.0
 _LIMIT_BYTES = 200_000
 _NOT_FOUND = 127
 _IP, _ETHERNET_BYTES, _UDP_BYTES, _VXLAN_BYTES = 0x0800, 14, 8, 8
@@ -182,7 +184,7 @@ class Capture:
             return
         argv = capture_argv(nic, flow, ends)
         said = [b""]
-        with node.stream(argv, limit_bytes=_LIMIT_BYTES, grace_s=0) as stream:
+        with node.stream(argv, limit_bytes=_LIMIT_BYTES, grace_s=_END_S) as stream:
 
             def ready() -> None:
                 said[0] += self._listening(node.name, stream, caught)
