@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from lab.losses import counter, dropping
-from lab.namespaces import eventually, socket_in
+from lab.namespaces import eventually, inside, socket_in
 from two_pods import TwoPods
-from watched import Watched, flow, lost, watched
+from watched import TRIES, Watched, flow, lost, watched
 
 from ebpfperf.loads import PORTS, load
 from ebpfperf.model import Reading
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.lab
 PORT = PORTS["tcp"][1]
 OTHER = PORTS["tcp"][-1] + 1
 TCP = flow("tcp")
+# At most in one buffer, which is one event.
+SEGMENTS = 46
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,14 @@ def samples(reading: Reading) -> dict[tuple[str, str], float]:
     return found
 
 
+def agree(answer: dict[str, Any], found: Mapping[Any, float], expected: Mapping[Any, int]) -> None:
+    """As many as expected; fewer only where the kernel says that it passed events over."""
+    assert found.keys() <= expected.keys()
+    least = {key: max(0, n - lost(answer) * SEGMENTS) for key, n in expected.items()}
+    for key, number in expected.items():
+        assert least[key] <= found.get(key, 0) <= number
+
+
 def test_as_many_as_were_dropped_and_as_the_kernel_says(pods: TwoPods, probe: Watched) -> None:
     arriving = ["-p", "tcp", "--dport", str(PORT)]
     with connected(pods, PORT) as (client, server):
@@ -76,21 +87,19 @@ def test_as_many_as_were_dropped_and_as_the_kernel_says(pods: TwoPods, probe: Wa
         with dropping(pods.holders()[1], *arriving) as dropped:
             client.sendall(b"x")
             eventually("the segment was dropped thrice", lambda: dropped() >= 3)
-            # The next one comes later than this one came after its own forerunner.
-            number = dropped()
         receive(server, 1)
         after = retransmitted(pods)
         answer, reading = probe.collect()
-    assert lost(answer) == 0
     # Each that was dropped was sent again, and nothing else was.
-    assert samples(reading) == {("client", "ESTABLISHED"): number}
-    assert (after[0] - before[0], after[1] - before[1]) == (number, 0)
+    assert (after[0] - before[0], after[1] - before[1]) == (dropped(), 0)
+    agree(answer, samples(reading), {("client", "ESTABLISHED"): dropped()})
 
 
 def test_buffers_of_many_segments_are_counted_by_the_segment(pods: TwoPods, probe: Watched) -> None:
     arriving = ["-p", "tcp", "--dport", str(PORT)]
     with connected(pods, PORT) as (client, server):
-        # A window that is open, so that much is lost at once.
+        # A window that is open, so that much is lost at once, and stays so while nothing is sent.
+        inside(pods.holders()[0], "sysctl", "-qw", "net.ipv4.tcp_slow_start_after_idle=0")
         for _ in range(20):
             client.sendall(bytes(1 << 18))
             receive(server, 1 << 18)
@@ -102,9 +111,9 @@ def test_buffers_of_many_segments_are_counted_by_the_segment(pods: TwoPods, prob
         receive(server, 1 << 17)
         after = retransmitted(pods)
         answer, reading = probe.collect()
-    assert lost(answer) == 0
-    assert samples(reading)["client", "ESTABLISHED"] == after[0] - before[0] > 10
-    assert reading.metrics["retransmitted_segments"] == sum(after) - sum(before)
+    assert after[0] - before[0] > 10
+    assert after[1] == before[1]
+    agree(answer, samples(reading), {("client", "ESTABLISHED"): after[0] - before[0]})
 
 
 def test_both_ends_of_a_handshake_are_told_apart(pods: TwoPods, probe: Watched) -> None:
@@ -115,21 +124,25 @@ def test_both_ends_of_a_handshake_are_told_apart(pods: TwoPods, probe: Watched) 
         with connected(pods, PORT):
             made.set()
 
-    probe.arm(TCP)
-    before = retransmitted(pods)
-    connecting = threading.Thread(target=connect)
-    with dropping(pods.holders()[0], *answering) as dropped:
-        connecting.start()
-        eventually("the answer was dropped", dropped)
-    connecting.join()
-    assert made.is_set()
-    after = retransmitted(pods)
-    answer, reading = probe.collect()
-    assert lost(answer) == 0
-    found = samples(reading)
-    assert found["client", "SYN_SENT"] == after[0] - before[0] > 0
-    assert found["server", "SYN_RECV"] == after[1] - before[1] > 0
-    assert set(found) == {("client", "SYN_SENT"), ("server", "SYN_RECV")}
+    for _ in range(TRIES):
+        made.clear()
+        probe.arm(TCP)
+        before = retransmitted(pods)
+        connecting = threading.Thread(target=connect)
+        with dropping(pods.holders()[0], *answering) as dropped:
+            connecting.start()
+            eventually("the answer was dropped", dropped)
+        connecting.join()
+        assert made.is_set()
+        after = retransmitted(pods)
+        answer, reading = probe.collect()
+        by_client, by_server = after[0] - before[0], after[1] - before[1]
+        both = {("client", "SYN_SENT"): by_client, ("server", "SYN_RECV"): by_server}
+        agree(answer, samples(reading), both)
+        # Both wait a second. Where the server's is over first, the client sends nothing again.
+        if by_client and by_server and not lost(answer):
+            return
+    pytest.fail(f"never did both send again in {TRIES} attempts")
 
 
 def test_other_ports_are_not_counted(pods: TwoPods, probe: Watched) -> None:
@@ -147,12 +160,15 @@ def test_other_ports_are_not_counted(pods: TwoPods, probe: Watched) -> None:
 
 
 def test_without_a_loss_it_is_zero(pods: TwoPods, probe: Watched) -> None:
-    probe.arm(TCP)
-    before = retransmitted(pods)
-    with connected(pods, PORT) as (client, server):
-        client.sendall(b"x")
-        receive(server, 1)
-    assert retransmitted(pods) == before
+    for _ in range(TRIES):
+        probe.arm(TCP)
+        before = retransmitted(pods)
+        with connected(pods, PORT) as (client, server):
+            client.sendall(b"x")
+            receive(server, 1)
+        # A machine that pauses makes TCP believe in a loss.
+        if retransmitted(pods) == before:
+            break
     _, reading = probe.collect()
     assert reading.metrics == {"retransmitted_segments": 0.0}
 
@@ -170,8 +186,7 @@ def test_only_the_window_counts(pods: TwoPods, omit_s: int, counted: bool) -> No
             number = sum(retransmitted(pods)) - sum(before)
             answer, reading = made.collect()
     assert number > 0
-    assert lost(answer) == 0
-    assert reading.metrics["retransmitted_segments"] == (number if counted else 0)
+    agree(answer, reading.metrics, {"retransmitted_segments": number if counted else 0})
 
 
 def test_a_real_flow_has_as_many_as_its_namespaces(pods: TwoPods, probe: Watched) -> None:
@@ -182,8 +197,8 @@ def test_a_real_flow_has_as_many_as_its_namespaces(pods: TwoPods, probe: Watched
     after = retransmitted(pods)
     answer, reading = probe.collect()
     refused = sum(counter(pid, "TcpExt", "TCPRetransFail") for pid in pods.holders())
-    assert (lost(answer), refused) == (0, 0)
-    assert reading.metrics["retransmitted_segments"] == sum(after) - sum(before)
+    assert refused == 0
+    agree(answer, reading.metrics, {"retransmitted_segments": sum(after) - sum(before)})
 
 
 def test_a_udp_flow_is_passed_over() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab.losses import dropping
-from lab.namespaces import socket_in
+from lab.namespaces import eventually, socket_in
 from two_pods import TwoPods
 from watched import Watched, events, flow, lost, watched
 
@@ -103,8 +103,7 @@ def test_a_lost_syn_costs_the_second_until_the_next_one(pods: TwoPods, probe: Wa
         connecting = threading.Thread(target=lambda: took.append(connect(pods, 1, PORT)))
         with dropping(pods.holders()[1], *SYN) as dropped:
             connecting.start()
-            while not dropped():
-                time.sleep(0.01)
+            eventually("the SYN was dropped", dropped)
         connecting.join()
     _, reading = probe.collect()
     (row,) = reading.histograms
@@ -132,8 +131,7 @@ def test_what_began_before_is_not_counted(pods: TwoPods, probe: Watched) -> None
         connecting = threading.Thread(target=lambda: connect(pods, 1, PORT))
         with dropping(pods.holders()[1], *SYN) as dropped:
             connecting.start()
-            while not dropped():
-                time.sleep(0.01)
+            eventually("the SYN was dropped", dropped)
             probe.arm()
         connecting.join()
     _, reading = probe.collect()

@@ -225,7 +225,7 @@ def test_detached_nothing_is_left(pods: TwoPods) -> None:
     assert mine
     made.detach()
     made.detach()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in mine):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -287,7 +287,7 @@ def test_without_root_the_script_says_so(pods: TwoPods) -> None:
         ["setpriv", "--reuid=65534", "--clear-groups", *COMMAND],
         input="".join(json.dumps(line) + "\n" for line in asked).encode(),
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=True,
     )
     here, loaded = map(json.loads, done.stdout.splitlines())
@@ -317,7 +317,7 @@ def test_a_probe_that_does_not_compile_leaves_the_others(pods: TwoPods) -> None:
         COMMAND,
         input="".join(json.dumps(line) + "\n" for line in asked).encode(),
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     loaded = json.loads(done.stdout.splitlines()[1])["probes"]
