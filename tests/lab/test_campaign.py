@@ -86,8 +86,8 @@ def cli(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
     while not what():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)
@@ -123,6 +123,24 @@ def running(lab: Lab, file: Path, out: Path) -> Iterator[subprocess.Popen[bytes]
         process.wait(10)
 
 
+def recorded(out: Path) -> list[Path]:
+    return list(out.glob("trials/*/record.json"))
+
+
+def held_in_a_trial(lab: Lab, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a load's client runs while the campaign is stopped: then a trial is in hand.
+
+    The client alone: before any trial, iperf3 is asked for its version. If not, it goes on.
+    """
+    if not on_nodes(lab, "iperf3", "-c"):
+        return False
+    process.send_signal(signal.SIGSTOP)
+    if on_nodes(lab, "iperf3", "-c"):
+        return True
+    process.send_signal(signal.SIGCONT)
+    return False
+
+
 @pytest.mark.usefixtures("true_restarts")
 def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
     file, out = tmp_path / "short.yaml", tmp_path / "run"
@@ -132,16 +150,16 @@ def test_killed_restored_resumed(lab: Lab, tmp_path: Path) -> None:
     before = specs(lab)
     with running(lab, file, out) as process:
         # Mid-trial: one trial is recorded, and the load of the second is there.
-        wait_for(lambda: len(list(out.glob("trials/*/record.json"))) == 1)
-        wait_for(lambda: bool(on_nodes(lab, "iperf3")))
+        wait_for(lambda: len(recorded(out)) >= 1)
+        wait_for(lambda: held_in_a_trial(lab, process))
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-    first = {p.parent.name: p.read_bytes() for p in out.glob("trials/*/record.json")}
+    first = {path.parent.name: path.read_bytes() for path in recorded(out)}
     assert 0 < len(first) < 3
     assert specs(lab) != before
 
     # What ran on the nodes for it has ended with the connection.
-    wait_for(lambda: not on_nodes(lab, "iperf3"), 15.0)
+    wait_for(lambda: not on_nodes(lab, "iperf3"))
 
     status = json.loads(cli(lab, "status", str(out), "--json").stdout)
     assert status["cluster_to_be_restored"] is True
@@ -172,13 +190,13 @@ def test_ctrl_c_stops_after_the_trial_in_hand(lab: Lab, tmp_path: Path) -> None:
     file.write_text(FILE)
     before = specs(lab)
     with running(lab, file, out) as process:
-        # The client alone: before any trial, iperf3 is asked for its version.
-        wait_for(lambda: bool(on_nodes(lab, "iperf3", "-c")))
+        wait_for(lambda: held_in_a_trial(lab, process))
+        ended = len(recorded(out))
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-    recorded = list(out.glob("trials/*/record.json"))
-    assert len(recorded) == 1
-    assert json.loads(recorded[0].read_text())["status"] == "ok"
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 130
+    assert len(recorded(out)) == ended + 1 < 4
+    assert {json.loads(file.read_text())["status"] for file in recorded(out)} == {"ok"}
     assert specs(lab) == before
 
 
@@ -314,7 +332,7 @@ def test_a_frozen_load_is_ended_and_a_failed_trial(
     results = tampered.run({1: thread.start, 2: mend})
     assert [str(r.status) for r in results] == ["ok", "failed", "ok"], results[1].reason
     assert results[1].reason
-    wait_for(lambda: not on_nodes(tampered.lab, "iperf3"), 15.0)
+    wait_for(lambda: not on_nodes(tampered.lab, "iperf3"))
 
 
 def test_a_probe_that_cannot_run_is_a_warning(tampered: Tampered) -> None:

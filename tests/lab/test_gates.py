@@ -119,14 +119,15 @@ def on_the_wire(result: TrialResult) -> tuple[str, str]:
 
 def test_a_busy_node_is_waited_for_and_the_trial_is_marked(cluster: Cluster) -> None:
     """One loop takes half of a machine of two processors, and a sixteenth of one of sixteen."""
-    asked = Quiet(sample_s=0.2, busy_pct=3, wait_s=0.6)
+    loop_pct = 100 / (os.cpu_count() or 1)
+    asked = Quiet(sample_s=0.2, busy_pct=loop_pct / 3, wait_s=0.6)
     node = cluster.nodes[cluster.client_node]
     loop = ["sh", "-c", "echo on; while :; do :; done"]
     with node.stream(loop, grace_s=0) as stream:
         assert stream.read_line(timeout_s=10) == b"on"
         reading = quiet.wait(cluster.nodes, (cluster.client_node, cluster.server_node), asked)
     assert reading.status is Status.OK
-    assert reading.metrics["idle_busy_pct"] > 3
+    assert reading.metrics["idle_busy_pct"] > loop_pct / 3
     assert reading.metrics["waited_s"] >= asked.wait_s - 2 * asked.sample_s - 0.2
     loud = quiet.wait(
         cluster.nodes, [cluster.client_node], Quiet(sample_s=0.1, busy_pct=100), nics={}

@@ -45,7 +45,7 @@ def test_looks_see_counts_grow_up_to_what_the_record_holds(lab: Lab, tmp_path: P
         told.append(readings)
 
     store = Store.create(tmp_path / "run", CAMPAIGN)
-    (result,) = runner.run(store, connect=connect, on_look=on_look, look_every_s=0.3)
+    (result,) = runner.run(store, connect=connect, on_look=on_look, look_every_s=0.1)
     assert result.status is Status.OK, result.reason
     assert not any("live view" in warning for warning in result.warnings)
     facts = {fact.name: fact.value for fact in result.facts}
@@ -146,7 +146,7 @@ def test_the_stop_button_leaves_the_cluster_as_it_was_and_the_cell_goes_on_later
 ) -> None:
     (tmp_path / "c.yaml").write_text(FILE)
     before = specs(lab)
-    cell = "from ebpfperf import live\nstore = live.run('c.yaml', out='run', look_every_s=0.2)"
+    cell = "from ebpfperf import live\nstore = live.run('c.yaml', out='run', look_every_s=0.1)"
     shown = kernel.run(cell, interrupt_at="<img")
     assert any("interrupting the kernel again stops it at once" in html for html in shown)
     stopped = [html for html in shown if "ebpfperf-now" in html][-1]
