@@ -18,7 +18,15 @@ from typing import Any
 
 import pytest
 from lab.ebpf import MODES, POOL, Pod
-from lab.namespaces import LIMIT_S, eventually, inside, pause, restart_after, socket_in
+from lab.namespaces import (
+    LIMIT_S,
+    eventually,
+    inside,
+    one_processor,
+    pause,
+    restart_after,
+    socket_in,
+)
 
 from ebpfperf.calico.nodelog import felix_state, parse
 from ebpfperf.kube import Kube
@@ -34,8 +42,9 @@ pytestmark = pytest.mark.lab
 PORT = 5201
 PRIME = 101
 OVERHEAD = {"none": 0, "ipip": 20, "vxlan": 50}
-DEVICES = {"none": "ens11", "ipip": "tunl0", "vxlan": "vxlan.calico"}
+DEVICES = {"ipip": "tunl0", "vxlan": "vxlan.calico"}
 _ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
 
 
@@ -66,9 +75,7 @@ class Cluster:
         return self.kube.logs("kube-system", pod["metadata"]["name"])
 
     def felix_pid(self, node: str) -> int:
-        pid = felix_state(parse(self.log(node))).pid
-        assert pid is not None
-        return pid
+        return eventually("Felix runs", lambda: felix_state(parse(self.log(node))).pid or 0)
 
     def create(self, name: str, node: str, **annotations: str) -> None:
         meta = {"name": name, "annotations": {f"cni.projectcalico.org/{k}": v
@@ -159,9 +166,10 @@ def running(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Runnin
     mode = request.param
     show(cluster, mode)
     with cluster.pod("client", "node-1") as client, cluster.pod("server", "node-2") as server:
-        for node, device in (("node-1", DEVICES[mode]), ("node-2", None)):
-            route = eventually("a route to the peer's block", lambda n=node: cluster.to_peer(n))
-            assert device in (None, route["dev"])
+        for name, node in cluster.nodes.items():
+            device = DEVICES.get(mode, node.nic)
+            # Devices come before the routes that lead through them.
+            eventually("the mode's route", lambda n=name, d=device: cluster.way(n) == d)
         yield Running(mode, cluster, client, server)
 
 
@@ -193,7 +201,7 @@ def captured(node: LabNode, marker: bytes) -> Iterator[list[bytes]]:
     tap = socket_in(node.holder_pid, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     with tap:
         tap.bind((node.nic, _ETH_P_ALL))
-        tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_000_000)
+        tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8_000_000)
         frames: list[bytes] = []
         yield frames
         tap.settimeout(0.3)
@@ -268,8 +276,9 @@ def test_what_leaves_a_pod_is_of_that_mode_on_the_wire_and_all_arrives(running: 
     with sender, receiver, captured(running.server.node, marker) as frames:
         receiver.bind((running.server.address, PORT))
         sent = [marker + struct.pack("!I", i) + bytes(i) for i in range(PRIME)]
-        for payload in sent:
-            sender.sendto(payload, (running.server.address, PORT))
+        with one_processor():
+            for payload in sent:
+                sender.sendto(payload, (running.server.address, PORT))
         got = [receiver.recv(2000) for _ in sent]
     assert got == sent
     assert len(frames) == PRIME
@@ -292,8 +301,11 @@ def test_checksums_are_right_where_the_pod_computes_them(running: Running) -> No
     try:
         marker = os.urandom(16)
         sender = socket_in(running.client.pid, socket.AF_INET, socket.SOCK_DGRAM)
-        with sender, captured(running.server.node, marker) as frames:
+        receiver = socket_in(running.server.pid, socket.AF_INET, socket.SOCK_DGRAM)
+        with sender, receiver, captured(running.server.node, marker) as frames:
+            receiver.bind((running.server.address, PORT))
             sender.sendto(marker + b"odd", (running.server.address, PORT))
+            assert receiver.recv(100) == marker + b"odd"
     finally:
         inside(running.client.pid, "ethtool", "-K", "eth0", "tx", "on")
     (frame,) = frames
@@ -334,12 +346,15 @@ def test_bulk_arrives_whole_segmented_by_nobody_or_right(running: Running) -> No
         listener.listen()
         client.connect((running.server.address, PORT))
         accepted, _ = listener.accept()
+        # For ``sendall`` a limit is one of the whole; whoever receives has one for each piece.
+        client.settimeout(None)
+        accepted.settimeout(LIMIT_S)
 
         def send() -> None:
             client.sendall(data)
             client.shutdown(socket.SHUT_WR)
 
-        thread = threading.Thread(target=send)
+        thread = threading.Thread(target=send, daemon=True)
         thread.start()
         digest, count = hashlib.sha256(), 0
         with accepted:
@@ -359,8 +374,10 @@ def test_devices_carry_the_mtu_of_the_mode(running: Running) -> None:
         assert links[pod.device]["address"] == "ee:ee:ee:ee:ee:ee"
         if running.mode != "none":
             assert links[DEVICES[running.mode]]["mtu"] == running.pod_mtu
-        mtu_file = f"/proc/{pod.node.holder_pid}/root/var/lib/calico/mtu"
-        eventually("the MTU file", lambda f=mtu_file: open(f).read() == f"{running.pod_mtu}\n")
+        mtu_file = Path(f"/proc/{pod.node.holder_pid}/root/var/lib/calico/mtu")
+        eventually("the MTU file", lambda f=mtu_file: (
+            f.exists() and f.read_text() == f"{running.pod_mtu}\n"
+        ))  # fmt: skip
 
 
 def test_a_pod_reaches_the_world_by_calicos_gateway(running: Running) -> None:
@@ -398,8 +415,8 @@ def test_an_oversize_packet_is_answered_with_the_mtu_to_use(running: Running) ->
                 "ICMP says fragmentation needed",
                 lambda: sender.getsockopt(socket.IPPROTO_IP, _IP_MTU) == running.pod_mtu,
             )
-            with contextlib.suppress(OSError):  # the ICMP error of the first
-                sender.send(b"")
+            # The ICMP error of the first is taken off, should it be there.
+            sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             with pytest.raises(OSError, match="Message too long") as refused:
                 sender.send(bytes(1500 - 28))
             assert refused.value.errno == errno.EMSGSIZE
@@ -450,11 +467,21 @@ def test_a_flag_set_to_true_keeps_a_tunnel_that_no_pool_uses(cluster: Cluster) -
 
 def test_a_restart_is_told_in_calicos_words(cluster: Cluster) -> None:
     show(cluster, "none")
+    loading = "Loading configuration..."
     before = cluster.felix_pid("node-2")
     restart_after(cluster.kube, cluster.lab, None)
     cluster.felix(bpfLogLevel="Info")
+    after = before
+
+    def loads() -> bool:
+        nonlocal after
+        after = cluster.felix_pid("node-2")
+        return after > before and any(
+            line.pid == after and line.message == loading for line in parse(cluster.log("node-2"))
+        )
+
     try:
-        eventually("a new Felix", lambda: cluster.felix_pid("node-2") > before)
+        eventually("a new Felix", loads)
     finally:
         restart_after(cluster.kube, cluster.lab)
         cluster.felix(bpfLogLevel="")
@@ -465,9 +492,8 @@ def test_a_restart_is_told_in_calicos_words(cluster: Cluster) -> None:
         'key="BPFLogLevel" new="Info" old=""'
     )
     left = messages.index("Exiting for config change")
-    assert told < left < messages.index("Loading configuration...", left)
+    assert told < left < messages.index(loading, left)
     assert (lines[left].time - lines[told].time).total_seconds() >= 1.9
-    after = cluster.felix_pid("node-2")
     eventually("settled again", lambda: cluster.felix_pid("node-2") > after)
 
 
@@ -486,7 +512,8 @@ def test_port_vni_and_mtu_of_vxlan_are_honoured(cluster: Cluster) -> None:
             eventually(f"{node} shows it", lambda n=node: shown(n))
         with cluster.pod("a", "node-1") as a, cluster.pod("b", "node-2") as b:
             assert a.ip("link", "show", "eth0")[0]["mtu"] == 1400
-            assert echo(a, b)
+            # The other node's entries of this one come after the device that was seen.
+            eventually("an echo", lambda: echo(a, b))
     finally:
         before = cluster.felix_pid("node-2")
         cluster.felix(vxlanPort=None, vxlanVNI=None, vxlanMTU=None)
@@ -522,7 +549,7 @@ def test_cross_subnet_does_without_a_tunnel_inside_a_subnet(
             route = eventually("a route", lambda: cluster.to_peer("node-1"))
             assert (route["dev"], route["gateway"]) == ("ens11", "198.18.0.12")
             assert a.ip("link", "show", "eth0")[0]["mtu"] < 1500
-            assert echo(a, b)
+            eventually("an echo", lambda: echo(a, b))
     finally:
         show(cluster, "none")
 
@@ -540,8 +567,8 @@ def test_cross_subnet_tunnels_between_subnets(mode: str, device: str) -> None:
         with cluster.pod("a", "node-1") as a, cluster.pod("b", "node-2") as b:
             for node in cluster.nodes:
                 eventually("a tunnelled route", lambda n=node: cluster.way(n) == device)
-            assert echo(a, b)
-            assert echo(b, a)
+            eventually("an echo", lambda: echo(a, b))
+            eventually("an echo back", lambda: echo(b, a))
 
 
 @pytest.mark.parametrize("mode", ["vxlan", "ipip"])
@@ -558,8 +585,8 @@ def test_what_somebody_else_removed_comes_back_with_a_restart(cluster: Cluster, 
         try:
             eventually("a new Felix", lambda: cluster.felix_pid("node-1") > before)
             eventually("the route is back", lambda: cluster.way("node-1") == DEVICES[mode])
-            assert echo(a, b)
-            assert echo(b, a)
+            eventually("an echo", lambda: echo(a, b))
+            eventually("an echo back", lambda: echo(b, a))
         finally:
             before = cluster.felix_pid("node-1")
             cluster.felix(bpfLogLevel="")
@@ -575,8 +602,11 @@ def test_up_to_v322_a_pool_raises_the_flag_and_changes_are_told_in_old_words() -
             lambda: (cluster.kube.felix_configuration() or {})["spec"].get("vxlanEnabled"),
         )
         assert spec is True
-        eventually("the device is there", lambda: "vxlan.calico" in cluster.links("node-2"))
-        assert cluster.links("node-2")["vxlan.calico"]["mtu"] == 1410
+        # It is made with the kernel's MTU, and given its own at once.
+        eventually(
+            "the device with its MTU",
+            lambda: cluster.links("node-2").get("vxlan.calico", {}).get("mtu") == 1410,
+        )
         cluster.pool(vxlanMode="Never")
         eventually(
             "the change is told",
@@ -639,7 +669,8 @@ def test_a_killed_pod_is_made_anew(cluster: Cluster) -> None:
         os.kill(victim.pid, 9)
 
         def successor() -> int:
-            with contextlib.suppress(ValueError):
+            # Of two cgroups, or of one that goes while it is read, none is it.
+            with contextlib.suppress(ValueError, OSError):
                 found = pause(victim.node, uid)
                 return found if found != victim.pid else 0
             return 0
@@ -650,6 +681,7 @@ def test_a_killed_pod_is_made_anew(cluster: Cluster) -> None:
 
 
 def test_nodes_and_felix_rest_when_nothing_changes(cluster: Cluster) -> None:
+    """For seconds on end no process: what looks again every 90 s may fall into some, not all."""
     daemon = cluster.lab.daemon_pid
 
     def children_cpu_ticks() -> int:
@@ -657,6 +689,9 @@ def test_nodes_and_felix_rest_when_nothing_changes(cluster: Cluster) -> None:
         return int(fields[13]) + int(fields[14])  # cutime, cstime
 
     time.sleep(1.0)
-    before = children_cpu_ticks()
-    time.sleep(6.0)
-    assert children_cpu_ticks() == before, "a measurement would be disturbed"
+    spent: list[int] = []
+    while not spent or (spent[-1] and len(spent) < 5):
+        before = children_cpu_ticks()
+        time.sleep(6.0)
+        spent.append(children_cpu_ticks() - before)
+    assert spent[-1] == 0, f"a measurement would be disturbed: {spent}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from lab import calico_bytes
@@ -41,7 +41,7 @@ from lab.calico_bytes import (
     tracked,
 )
 from lab.ebpf import Pod, World
-from lab.namespaces import LIMIT_S, eventually, socket_in
+from lab.namespaces import LIMIT_S, eventually, one_processor, socket_in
 
 from ebpfperf.lab import lifecycle
 from ebpfperf.lab.nodes import LabNode, run
@@ -49,6 +49,8 @@ from ebpfperf.lab.state import Shape
 from ebpfperf.mutations import Mutation
 
 pytestmark = pytest.mark.lab
+
+T = TypeVar("T")
 
 TCP, UDP, ICMP = 6, 17, 1
 ETHERNET, IP_AND_UDP, IP_AND_ICMP = 14, 28, 28
@@ -267,7 +269,11 @@ class Span:
 def exchange(
     client: Pod, server: Pod, *, ports: tuple[int, int], forth: int, back: int, size: int = 37
 ) -> Span:
-    """``forth`` datagrams to the server and then ``back`` to the client, all of them received."""
+    """``forth`` datagrams to the server and then ``back`` to the client, each of them received.
+
+    One after the other: two processors that have the first two packets of a flow at once would each
+    take theirs for the first.
+    """
     with (
         socket_in(client.pid, socket.AF_INET, socket.SOCK_DGRAM) as here,
         socket_in(server.pid, socket.AF_INET, socket.SOCK_DGRAM) as there,
@@ -277,11 +283,9 @@ def exchange(
         before = time.monotonic_ns()
         for _ in range(forth):
             here.sendto(bytes(size), (server.address, ports[1]))
-        for _ in range(forth):
             _, sender = there.recvfrom(2000)
         for _ in range(back):
             there.sendto(bytes(size), sender)
-        for _ in range(back):
             here.recv(2000)
         return Span(before, time.monotonic_ns())
 
@@ -383,12 +387,14 @@ def test_echoes_are_tracked_without_ports(world: World, ends: tuple[Pod, Pod]) -
             raw.send(echo_request(number, bytes(size)))
             assert raw.recv(2000)[20] == 0
         span = Span(before, time.monotonic_ns())
+    # At once: five seconds after the last of them they are forgotten.
+    found = {node.name: entry(world, node, key) for node in world.lab.nodes}
     sent = count * (ETHERNET + IP_AND_ICMP + size)
     opener = End(client.address, 0, APPROVED | OPENER, packets=count, size=sent)
     other = End(server.address, 0, APPROVED, packets=count, size=sent)
     for node in world.lab.nodes:
         here, there = on_node(opener, client, node), on_node(other, server, node)
-        expect(world, entry(world, node, key), tracked(world.release, here, there), span)
+        expect(world, found[node.name], tracked(world.release, here, there), span)
 
 
 def forget(world: World, node: LabNode, protocol: int, *addresses: str) -> None:
@@ -398,7 +404,9 @@ def forget(world: World, node: LabNode, protocol: int, *addresses: str) -> None:
         found = calico_bytes.connection_key(key)
         if found["protocol"] == protocol and {found["addr_a"], found["addr_b"]} == set(addresses):
             words = [f"{octet:#04x}" for octet in key]
-            run(node.enter(["bpftool", "map", "delete", "pinned", path, "key", *words]))
+            # Its time may be over meanwhile, and then it is gone.
+            delete = ["bpftool", "map", "delete", "pinned", path, "key", *words]
+            run(node.enter(delete), check=False)
 
 
 def echo_request(number: int, data: bytes) -> bytes:
@@ -444,9 +452,8 @@ class Wire:
 
 def as_captured(end: End, segments: list[bytes]) -> End:
     """The end with what it sent counted, and the number that its SYN had."""
-    (syn,) = [frame for frame in segments if frame[47] & 0x02]
-    (seqno,) = struct.unpack("!I", syn[38:42])
-    return replace(end, packets=len(segments), size=sum(map(len, segments)), seqno=seqno)
+    (seqno,) = {struct.unpack("!I", frame[38:42]) for frame in segments if frame[47] & 0x02}
+    return replace(end, packets=len(segments), size=sum(map(len, segments)), seqno=seqno[0])
 
 
 @pytest.mark.parametrize("how", ["open", "closed", "reset"])
@@ -464,7 +471,7 @@ def test_connections_are_tracked_with_what_was_seen_of_them(
         listener.bind((other.address, other.port))
         listener.listen()
         here.bind((opener.address, opener.port))
-        with wire:
+        with one_processor(), wire:
             here.connect((other.address, other.port))
             there = sockets.enter_context(listener.accept()[0])
             there.settimeout(LIMIT_S)
@@ -472,6 +479,9 @@ def test_connections_are_tracked_with_what_was_seen_of_them(
             assert len(_read(there, 101)) == 101
             there.sendall(bytes(53))
             assert len(_read(here, 53)) == 53
+            # What is still to be acknowledged is so now, and not in the middle of the counting.
+            for end in (here, there):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             if how == "closed":
                 here.close()
                 assert there.recv(1) == b""
@@ -481,6 +491,8 @@ def test_connections_are_tracked_with_what_was_seen_of_them(
                 here.close()
                 with pytest.raises(ConnectionResetError):
                     there.recv(1)
+            # There and back, behind all that was sent before.
+            exchange(server, client, ports=(997, 996), forth=1, back=1)
         span = Span(before, time.monotonic_ns())
         found = {node.name: entry(world, node, key_of(TCP, opener, other))
                  for node in world.lab.nodes}  # fmt: skip
@@ -549,7 +561,7 @@ def services(world: World, pods: tuple[Pod, Pod]) -> Iterator[dict[str, str]]:
         found[name] = service["spec"]["clusterIP"]
     assert found["both"] == CLUSTER_IP
     for node in world.lab.nodes:
-        eventually("ten backends", lambda n=node: len(calico_bytes.dump(n, "cali_v4_nat_be")) == 10)
+        settle(partial(nat, world, node), partial(expected_nat, world, pods, found, node))
     yield found
     for name in names:
         world.kube.apply(Mutation("delete", "Service", name, "default"))
@@ -569,9 +581,20 @@ def words(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4, "little") for number in numbers)
 
 
-def test_frontends_and_backends_are_those_of_the_services(
-    world: World, pods: tuple[Pod, Pod], services: dict[str, str]
-) -> None:
+Entries = dict[bytes, bytes]
+
+
+def nat(world: World, node: LabNode) -> tuple[Entries, Entries]:
+    """The frontends and the backends that the node has."""
+    frontends = calico_bytes.dump(node, FRONTEND_MAP[world.release])
+    return frontends, calico_bytes.dump(node, "cali_v4_nat_be")
+
+
+def expected_nat(
+    world: World, pods: tuple[Pod, Pod], services: dict[str, str], node: LabNode
+) -> tuple[Entries, Entries]:
+    """Those that it must have, each service under the number that the node gave it."""
+    frontends = calico_bytes.dump(node, FRONTEND_MAP[world.release])
     right = pods[1]
     # Name → first node port, backends, affinity in seconds, flags (1 external, 2 internal local).
     kinds = {
@@ -579,30 +602,34 @@ def test_frontends_and_backends_are_those_of_the_services(
         "local": (30200, pods, 0, 3),
         "far": (31000, (right,), 0, 0),
     }
+    expected, backends = {}, {}
+    for name, (first, behind, affinity, flags) in kinds.items():
+        for protocol, port, target in ((TCP, 80, 8080), (UDP, 53, 8053)):
+            key = frontend_key(services[name], port, protocol)
+            number = int.from_bytes(frontends.get(key, bytes(4))[:4], "little")
+            here = [pod for pod in behind if pod.node is node]
+            value = words(number, len(behind), len(here), affinity)
+            value += words(flags) if has_counts(world.release) else b""
+            own = value
+            if flags & 1 and not has_counts(world.release):
+                # No flag says Local there: the node's own backends are all that count.
+                own = words(number, len(here), len(here), affinity)
+            for address, what in ((node.underlay_ip, own), (EVERY_NODE, value)):
+                expected[frontend_key(address, first + port, protocol)] = what
+            expected[key] = value
+            # This node's own come first: who comes from another node gets one of them.
+            for ordinal, pod in enumerate(sorted(behind, key=lambda pod: pod not in here)):
+                backend = socket.inet_aton(pod.address) + target.to_bytes(2, "little")
+                backends[words(number, ordinal)] = backend + bytes(2)
+    return expected, backends
+
+
+def test_frontends_and_backends_are_those_of_the_services(
+    world: World, pods: tuple[Pod, Pod], services: dict[str, str]
+) -> None:
     for node in world.lab.nodes:
-        frontends = calico_bytes.dump(node, FRONTEND_MAP[world.release])
-        expected, backends = {}, {}
-        for name, (first, behind, affinity, flags) in kinds.items():
-            for protocol, port, target in ((TCP, 80, 8080), (UDP, 53, 8053)):
-                key = frontend_key(services[name], port, protocol)
-                number = int.from_bytes(frontends[key][:4], "little")
-                here = [pod for pod in behind if pod.node is node]
-                value = words(number, len(behind), len(here), affinity)
-                value += words(flags) if has_counts(world.release) else b""
-                own = value
-                if flags & 1 and not has_counts(world.release):
-                    # No flag says Local there: the node's own backends are all that count.
-                    own = words(number, len(here), len(here), affinity)
-                for address, what in ((node.underlay_ip, own), (EVERY_NODE, value)):
-                    expected[frontend_key(address, first + port, protocol)] = what
-                expected[key] = value
-                # This node's own come first: who comes from another node gets one of them.
-                for ordinal, pod in enumerate(sorted(behind, key=lambda pod: pod not in here)):
-                    backend = socket.inet_aton(pod.address) + target.to_bytes(2, "little")
-                    backends[words(number, ordinal)] = backend + bytes(2)
-        assert frontends == expected
-        assert calico_bytes.dump(node, "cali_v4_nat_be") == backends
-        assert len({value[:4] for value in frontends.values()}) == 6
+        assert nat(world, node) == expected_nat(world, pods, services, node)
+        assert len({value[:4] for value in nat(world, node)[0].values()}) == 6
 
 
 def test_affinity_is_kept_for_a_client_and_a_frontend(
@@ -787,6 +814,7 @@ def test_denied_datagrams_are_drops_at_that_hook_and_others_pass(
         socket_in(sender.pid, socket.AF_INET, socket.SOCK_DGRAM) as here,
         socket_in(receiver.pid, socket.AF_INET, socket.SOCK_DGRAM) as shut,
         socket_in(receiver.pid, socket.AF_INET, socket.SOCK_DGRAM) as open_,
+        one_processor(),
     ):
         shut.bind((receiver.address, port))
         open_.bind((receiver.address, 5503))
@@ -886,18 +914,19 @@ def test_routes_are_of_pools_blocks_pods_and_hosts(
         body = {"spec": {"natOutgoing": bool(nat)}}
         world.kube.apply(Mutation("patch", "IPPool", "default-ipv4-ippool", body=body))
         for node in world.lab.nodes:
-            settle(node, partial(expected_routes, world, (*pods, barred.pod), node, 0, nat))
+            wanted = partial(expected_routes, world, (*pods, barred.pod), node, 0, nat)
+            settle(partial(routes, node), wanted)
     body = {"spec": {"natOutgoing": False}}
     world.kube.apply(Mutation("patch", "IPPool", "default-ipv4-ippool", body=body))
 
 
-def settle(node: LabNode, wanted: Callable[[], dict[str, tuple[int, str | int]]]) -> None:
-    """Until the node has these routes; AssertionError with the difference when it does not."""
-    deadline = time.monotonic() + LIMIT_S / 4
-    # Asked for again: what is expected reads the tunnels' addresses off the devices.
-    while routes(node) != wanted() and time.monotonic() < deadline:
+def settle(found: Callable[[], T], wanted: Callable[[], T]) -> None:
+    """Until what is found is what is wanted; AssertionError with the difference when it is not."""
+    deadline = time.monotonic() + LIMIT_S
+    # Asked for again: what is wanted reads devices' addresses, or numbers, off the node.
+    while found() != wanted() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert routes(node) == wanted()
+    assert found() == wanted()
 
 
 # ------------------------------------------------------- other settings: each is a restart
@@ -950,5 +979,6 @@ def test_routes_through_an_overlay_say_so(
     world.become(mode)
     for node in world.lab.nodes:
         more = OVERLAY[world.release, mode]
-        settle(node, partial(expected_routes, world, (*pods, barred.pod), node, more))
+        wanted = partial(expected_routes, world, (*pods, barred.pod), node, more)
+        settle(partial(routes, node), wanted)
         assert len(routes(node)) >= 7
