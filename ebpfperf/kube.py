@@ -129,7 +129,7 @@ class Kube:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             what = f"The kubeconfig {path} cannot be used: {why}."
             if path is None:
-                what = "No kubeconfig was found: KUBECONFIG is not set, and ~/.kube/config missing."
+                what = "No kubeconfig was found: KUBECONFIG is not set, ~/.kube/config not there."
             elif not path.exists():
                 what = f"There is no kubeconfig {path}."
             raise KubeError(

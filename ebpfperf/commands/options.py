@@ -7,6 +7,18 @@ from typing import Annotated
 
 import typer
 
+from ebpfperf.errors import InputError
+
+
+def _there(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuse a file that is not there; one that the environment names is not always needed."""
+    source = context.get_parameter_source(str(option.name))
+    typed = source is not None and source.name == "COMMANDLINE"
+    if value and typed and not Path(value).expanduser().is_file():
+        raise InputError(f"There is no SSH configuration {value}.", "Name a file, or none.")
+    return value
+
+
 File = Annotated[Path, typer.Argument(help="Campaign file (YAML).", metavar="FILE")]
 Folder = Annotated[Path, typer.Argument(help="Campaign directory.", metavar="DIRECTORY")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -16,7 +28,11 @@ Kubeconfig = Annotated[
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
 SshConfig = Annotated[
     str | None,
-    typer.Option(envvar="EBPFPERF_SSH_CONFIG", help="SSH configuration; else ~/.ssh/config."),
+    typer.Option(
+        envvar="EBPFPERF_SSH_CONFIG",
+        help="SSH configuration; else ~/.ssh/config.",
+        callback=_there,
+    ),
 ]
 ClientNode = Annotated[str | None, typer.Option(help="Node of the client.")]
 ServerNode = Annotated[str | None, typer.Option(help="Node of the server.")]

@@ -168,3 +168,10 @@ def test_commands_that_people_are_told_to_type_exist() -> None:
     ]
     assert {"maps", "trace", "felix", "lab"} <= set(groups)
     assert wrong == []
+
+
+@pytest.mark.parametrize("command", ["doctor", "drops", "bundle", "nodes"])
+def test_an_ssh_configuration_that_is_not_there_is_bad_input(command: str) -> None:
+    done = cli(command, "--ssh-config", "/none/config")
+    assert done.returncode == 2
+    assert "There is no SSH configuration /none/config." in done.stderr
