@@ -19,6 +19,8 @@ _LOOKS = {
 _LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#595959", ":"))
 # What is less long ago is drawn there: a logarithm has no zero.
 _LEAST_S = 1e-3
+# Of a dump that says of no node.
+_NO_NODE = "the dump"
 
 
 def states(found: Maps) -> Chart:
@@ -28,7 +30,7 @@ def states(found: Maps) -> Chart:
     if "type" in frame:
         own = frame[~frame["type"].eq("nat-forward")]
         state = own["tcp_state"].astype(object).where(own["tcp_state"].notna(), "not TCP")
-        counts = pd.crosstab(own["node"], state)
+        counts = pd.crosstab(own["node"].replace("", _NO_NODE), state)
     title = "Connections by node and TCP state"
     return stacked_bars.draw(counts, _LOOKS, title=title, what="Connections", rows="node")
 
@@ -51,9 +53,9 @@ def ages(found: Maps) -> Chart:
         colour, line = _LINES[number]
         share = 100 * np.arange(1, len(at) + 1) / len(at)
         axes.step(at, share, where="post", color=colour, linestyle=line, linewidth=1.8,
-                  label=f"{each.node or 'the dump'} ({len(at):,})")  # fmt: skip
+                  label=f"{each.node or _NO_NODE} ({len(at):,})")  # fmt: skip
         half, most = np.quantile(at, [0.5, 0.9])
-        rows.append((each.node or "the dump", len(at), half, most, at[-1]))
+        rows.append((each.node or _NO_NODE, len(at), half, most, at[-1]))
     axes.set_xscale("log")
     axes.set_ylim(0, 103)
     axes.set_ylabel("Connections, %")

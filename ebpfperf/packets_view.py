@@ -6,7 +6,6 @@ distorted by the logging itself, which every view with times says.
 
 from __future__ import annotations
 
-import gzip
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ebpfperf.errors import InputError
 from ebpfperf.findings import Sentences
 from ebpfperf.tables import Table
 from ebpfperf.tracelog.flows import side
+from ebpfperf.tracelog.packed import TORN, torn, unpacked
 from ebpfperf.tracelog.packets import COLUMNS, packets_of
 from ebpfperf.tracelog.reading import Reading
 from ebpfperf.tracelog.stories import about, chapters, told
@@ -103,13 +103,12 @@ def opened(path: str, *, release: str = "") -> Log:
         for packets in packets_of(reading, file, lines=summary.add_lines):
             summary.add_packets(packets)
             found.append(packets)
+        doubts = (*summary.sentences(reading), *([TORN] if torn(file) else []))
     filled = [each for each in found if len(each)]
     if not filled:
-        return Log(
-            path, reading.release, lines=reading.lines, doubts=tuple(_doubts(summary, reading))
-        )
+        return Log(path, reading.release, lines=reading.lines, doubts=doubts)
     whole = pd.concat(filled, ignore_index=True)
-    return Log(path, reading.release, whole, reading.lines, tuple(_doubts(summary, reading)))
+    return Log(path, reading.release, whole, reading.lines, doubts)
 
 
 def notice(log: Log) -> Sentences:
@@ -277,19 +276,14 @@ def story(log: Log, *, address: str = "") -> Story:
 @contextmanager
 def _file(path: str) -> Iterator[IO[bytes]]:
     try:
-        opener = gzip.open if path.endswith(".gz") else open
-        with opener(Path(path).expanduser(), "rb") as file:
-            yield cast(IO[bytes], file)
+        with Path(path).expanduser().open("rb") as file:
+            yield unpacked(file)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(
             f"{path} is no file to read.",
             "Name a log that ebpfperf trace capture wrote.",
             path=path,
         ) from error
-
-
-def _doubts(summary: Summary, reading: Reading) -> Iterator[str]:
-    yield from summary.sentences(reading)
 
 
 def _summary(log: Log) -> Summary:

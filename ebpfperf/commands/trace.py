@@ -58,6 +58,8 @@ def parse(
     json: Json = False,
 ) -> None:
     """Read logs: what became of packets and why, who talks, one packet's story; or JSON lines."""
+    from ebpfperf.tracelog.packed import TORN, torn
+
     for name in files:
         if len(files) > 1 and not json:
             printing.sentence(f"{name}:")
@@ -68,6 +70,8 @@ def parse(
                 _print_stories(file, story, release)
             else:
                 _print_summary(file, release, top)
+            if torn(file):
+                printing.remark(f"{name}: {TORN}")
 
 
 @app.command()
@@ -186,36 +190,26 @@ def _reading(release: str | None) -> Reading:
 
 @contextmanager
 def _opened(name: str, *, rewind: bool) -> Iterator[IO[bytes]]:
+    from ebpfperf.tracelog.packed import unpacked
+
     if name == "-":
         if not rewind:
-            yield _unpacked(sys.stdin.buffer, name)
+            yield unpacked(sys.stdin.buffer)
             return
         with tempfile.TemporaryFile() as spool:
             shutil.copyfileobj(sys.stdin.buffer, spool)
             spool.seek(0)
-            yield _unpacked(spool, name)
+            yield unpacked(spool)
         return
     try:
         with Path(name).open("rb") as file:
-            yield _unpacked(file, name)
+            yield unpacked(file)
     except IsADirectoryError as error:
         raise InputError(f"{name} is a directory.", "Name the log itself.", path=name) from error
     except FileNotFoundError as error:
         raise InputError(
             f"There is no file {name}.", "Name a log, or - for standard input.", path=name
         ) from error
-
-
-def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:
-    """The file; InputError where it is packed, which would look like a log of nothing but noise."""
-    peek = getattr(file, "peek", None)
-    if peek is not None and peek(3)[:3] == b"\x1f\x8b\x08":
-        raise InputError(
-            "The log is packed with gzip.",
-            "Unpack it: zcat LOG | ebpfperf trace parse -.",
-            path=name,
-        )
-    return file
 
 
 def _print_lines(file: IO[bytes], release: str | None) -> None:

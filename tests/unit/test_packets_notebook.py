@@ -19,6 +19,7 @@ from ebpfperf.errors import InputError
 from ebpfperf.evidence import Evidence
 from ebpfperf.evidence_sources import MAPS
 from ebpfperf.pseudonyms import pseudonymous
+from ebpfperf.tracelog.packed import TORN
 from ebpfperf.tracelog.summaries import DISTORTED
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +258,19 @@ def test_dumps_are_read_by_their_names(tmp_path: Path) -> None:
     assert len(maps.frame("conntrack")) == len(entries)
     one = maps_view.opened(str(tmp_path / "node-7__cali_v4_ct3.json"), release="v3.26")
     assert maps_chart.states(one).frame.equals(maps_chart.states(maps).frame)
+
+
+def test_a_dump_of_no_node_has_a_name_in_the_chart(tmp_path: Path) -> None:
+    path = tmp_path / "cali_v4_ct3.json"
+    path.write_bytes(as_bpftool([(b"\6" + bytes(15), bytes(88))]))
+    found = maps_view.opened(str(path), release="v3.26")
+    assert maps_chart.states(found).frame["node"].tolist() == ["the dump"]
+
+
+def test_a_packed_log_that_is_torn_is_a_doubt(tmp_path: Path) -> None:
+    path = tmp_path / "log.gz"
+    path.write_bytes(gzip.compress(LOG.read_bytes())[:-9])
+    assert TORN in packets_view.opened(str(path)).doubts
 
 
 def test_a_dump_with_another_name_needs_its_kind(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ebpfperf.cli import app
 from ebpfperf.errors import InputError
 from ebpfperf.tracelog.line_frames import JSON_KEYS
+from ebpfperf.tracelog.packed import TORN
 
 LOG = Path(__file__).parents[1] / "recorded" / "tracelog" / "v3.26.log"
 
@@ -98,18 +99,31 @@ def test_who_reads_only_the_beginning_is_no_error() -> None:
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("options", [(), ("--json",), ("--story", "198.19.0.1")])
-def test_a_packed_log_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [(), ("--json",), ("--story", "198.19.0.0")])
+def test_a_packed_log_is_read_alike(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "log").write_bytes(gzip.compress(LOG.read_bytes()))
+    assert run(str(tmp_path / "log"), *options) == run(str(LOG), *options)
+
+
+def test_a_packed_log_may_come_by_standard_input_and_end_early() -> None:
     packed = gzip.compress(LOG.read_bytes())
-    file = tmp_path / "log.gz"
-    file.write_bytes(packed)
-    with pytest.raises(InputError, match="packed with gzip"):
-        run(str(file), *options)
-    command = [sys.executable, "-m", "ebpfperf.cli", "trace", "parse", "-", *options]
-    done = subprocess.run(command, input=packed, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert b"zcat LOG | ebpfperf trace parse -" in done.stderr
-    assert done.stdout == b""
+    command = [sys.executable, "-m", "ebpfperf.cli", "trace", "parse", "-", "--json"]
+    for data, said in (
+        (packed, ""),
+        (packed[: len(packed) // 2], TORN),
+        (packed[:-8] + b"whatever", TORN),
+    ):
+        done = subprocess.run(command, input=data, capture_output=True, timeout=60, check=True)
+        whole = run(str(LOG), "--json")
+        lines = done.stdout.decode().splitlines()
+        if data == packed[: len(packed) // 2]:
+            # But for the last, which the tear cut.
+            assert 10 < len(lines) < len(whole.splitlines())
+            assert lines[:-1] == whole.splitlines()[: len(lines) - 1]
+        else:
+            assert done.stdout.decode() == whole
+        assert said in done.stderr.decode()
+        assert bool(said) == bool(done.stderr)
 
 
 SIX = """\
