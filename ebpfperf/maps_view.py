@@ -294,7 +294,7 @@ def _of_dumps(path: str, files: list[Path], release: str, kind: str, node: str) 
         if not purpose:
             raise InputError(
                 f"What {file.name} is a dump of is not known.",
-                "Name it after its map, such as cali_v4_ct3.json, or give maps_view.opened its kind: "
+                "Name it after its map, such as cali_v4_ct3.json, or give maps_view.opened a kind: "
                 f"{', '.join(reading.KINDS)}.",
             )
         as_kind = "ipsets" if purpose == "ip-sets" else purpose
