@@ -18,7 +18,9 @@ from ebpfperf.limits_reading import read
 from ebpfperf.limits_rules import RULES, Limiter, judge
 from ebpfperf.model import Campaign, Status
 
-__all__ = ["ARM_COLUMNS", "COLUMNS", "Limiter", "of_arms", "of_trials", "rules", "sentences"]
+__all__ = [
+    "ARM_COLUMNS", "COLUMNS", "Limiter", "beside", "of_arms", "of_trials", "rules", "sentences",
+]  # fmt: skip
 
 COLUMNS: dict[str, str] = {
     "trial_id": "str", "limiter": "str", "evidence": "str", "sure": "bool", "also": "str",
@@ -139,6 +141,24 @@ def of_arms(
                 row["headers_ratio"] = _ratio(row, base, "payload_part")
             rows.append(row)
     return pd.DataFrame(rows, columns=list(ARM_COLUMNS)).astype(ARM_COLUMNS)
+
+
+def beside(effects: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
+    """The effects with what limited both arms, and what headers leave of the link: four columns.
+
+    ``limiter`` and ``baseline_limiter`` are those of most of an arm's trials;
+    ``ceiling_bits_per_s`` and ``baseline_ceiling_bits_per_s`` are NaN where not known.
+    """
+    told = arms[["flow", "treatment", "limiter", "ceiling_bits_per_s"]]
+    base = told.rename(
+        columns={
+            "treatment": "baseline",
+            "limiter": "baseline_limiter",
+            "ceiling_bits_per_s": "baseline_ceiling_bits_per_s",
+        }
+    )
+    both = effects.merge(told, how="left", on=["flow", "treatment"])
+    return both.merge(base, how="left", on=["flow", "baseline"])
 
 
 def sentences(arms: pd.DataFrame) -> tuple[str, ...]:

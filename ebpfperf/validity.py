@@ -153,11 +153,23 @@ def _gates(found: Verdicts) -> list[str]:
             f"{_UNITS.get(row['scope'], row['scope'])})"
             for row in tripped.to_dict("records")
         )
-        said.append(f"Tripped: {listed}. The table says why, and what to do.")
+        said.append(f"Tripped: {listed}; why, and what to do, stands below.")
     if len(unchecked):
         listed = ", ".join(unchecked["gate"])
         said.append(f"Not checked everywhere, which is not the same as passed: {listed}.")
     return [" ".join(said)]
+
+
+def advice(found: Verdicts) -> Sentences:
+    """Why each gate that tripped did, by its first example, and what to do: one sentence each."""
+    said = []
+    for gate in gates.GATES.values():
+        of = found.gates if gate.scope is gates.Scope.TRIAL else found.comparison_gates
+        ours = gates.tripped(of[of["gate"].eq(gate.name)])
+        if len(ours):
+            more = ", for example" if len(ours) > 1 else ""
+            said.append(f"Gate {gate.name}{more}: {ours['evidence'].iloc[0]} {gate.advice}")
+    return Sentences(tuple(said))
 
 
 _UNITS = {

@@ -107,7 +107,15 @@ def compare(
 def _within(directory: Path, kind: Format, *, everything: bool) -> int:
     """Print each treatment against the baseline; the exit status that the verdicts have."""
     from ebpfperf import compare as comparing
-    from ebpfperf import expectations, findings, limits, validity, verdict_formats, verdicts
+    from ebpfperf import (
+        expectations,
+        findings,
+        limits,
+        validity,
+        validity_tables,
+        verdict_formats,
+        verdicts,
+    )
     from ebpfperf.store import Store
 
     store = Store.open(directory)
@@ -118,14 +126,18 @@ def _within(directory: Path, kind: Format, *, everything: bool) -> int:
     said = (
         *findings.agreement(expected).items,
         *validity.belief(judged, facts).items,
+        *validity.advice(judged).items,
         *limits.sentences(judged.arms),
     )
     if kind is Format.JSON:
         added = expected[["expected", "why", "source", "agreement"]]
-        both = effects.assign(**{str(name): added[name] for name in added})
+        both = limits.beside(
+            effects.assign(**{str(name): added[name] for name in added}), judged.arms
+        )
         printing.as_json([verdict_formats.plain(row) for row in both.to_dict("records")])
     elif kind is Format.TEXT:
         _print_effects(store, effects, facts, everything=everything)
+        _print_limits(validity_tables.limiters(judged)[1])
         for text in said:
             printing.sentence(text)
     else:
@@ -161,10 +173,28 @@ def _print_effects(store: Store, effects: Any, facts: Any, *, everything: bool) 
         numeric=shown.numeric,
         empty="No effects: there are no usable trials of the baseline and a treatment yet.",
     )
-    for number, note in enumerate(shown.notes):
-        printing.sentence(f"({chr(ord('a') + number)}) {note}")
+    _print_notes(shown.notes)
     if len(leading) < len(effects):
         printing.sentence(f"{len(effects) - len(leading)} more with --all.")
+
+
+def _print_limits(table: Any) -> None:
+    """What limited each flow, beside what was measured and what headers allow."""
+    printing.table(
+        [str(name) for name in table.frame.columns],
+        table.frame.itertuples(index=False, name=None),
+        title=table.caption,
+        numeric=table.numeric,
+        empty="What limited the flows is UNKNOWN: no trial's numbers may be used.",
+    )
+    _print_notes(table.notes)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    from ebpfperf import tables
+
+    for number, note in enumerate(notes):
+        printing.sentence(f"({tables.letter(number)}) {note}")
 
 
 def _between(

@@ -113,8 +113,21 @@ def test_json_is_pure_on_stdout(tmp_path: Path) -> None:
     # The synthetic campaign carries 0.95 and 0.80 of the baseline.
     assert found["tcp", "vxlan"]["low"] < 0.80 < found["tcp", "vxlan"]["high"]
     assert found["tcp", "vxlan"]["verdict"] == "worse"
+    # What the numbers are of: nodes of one kernel have no link whose speed limits.
+    assert {"limiter", "baseline_limiter"} <= found["tcp", "vxlan"].keys()
+    assert found["tcp", "vxlan"]["ceiling_bits_per_s"] is None
+    assert {row["limiter"] for row in effects if row["flow"] == "rr"} == {"latency-bound"}
     facts = json.loads(cli("facts", str(path), "--json").stdout)
     assert {"node", "name", "value", "unit"} == set(facts[0])
+
+
+def test_compare_shows_what_limited_each_flow_and_what_to_do_about_gates(tmp_path: Path) -> None:
+    said = cli("compare", str(synthetic.write_store(tmp_path / "c").path)).stdout
+    assert "What limited each flow (of how many trials), and what headers leave of the link" in said
+    assert "(d) latency-bound: one request is in flight at a time" in said
+    # Trials of two seconds: the gate says so, and what to do.
+    assert "Gate short_trial, for example: 2 s of TCP are much slow start" in said
+    assert "Set a longer duration_s" in said
 
 
 def test_the_shipped_campaign_reports_anywhere(tmp_path: Path) -> None:

@@ -696,3 +696,19 @@ def test_no_frame_is_refused_for_its_numbers(data: st.DataObject) -> None:
     assert list(found["trial_id"]) == ["t0", "t1"]
     said = [*found["evidence"], *found["also"], *limits.sentences(limits.of_arms(found, rows, of))]
     assert not [text for text in said if re.search(r"nan|\binf\b", text, re.I)]
+
+
+def test_effects_have_beside_them_what_limited_both_arms_and_their_ceilings() -> None:
+    """Eight streams on 40 Gbit/s: 8898 bytes of each 8988 on the wire are payload."""
+    found = limits.beside(
+        pd.DataFrame({"flow": ["tcp-8"], "treatment": ["ebpf"], "baseline": ["iptables"]}),
+        pd.DataFrame(
+            {"flow": ["tcp-8", "tcp-8", "tcp"], "treatment": ["ebpf", "iptables", "ebpf"],
+             "limiter": ["link", "sender core", "window"], "load": "tcp",
+             "ceiling_bits_per_s": [40e9 * 8898 / 8988, math.nan, 1.0]}
+        ),
+    )  # fmt: skip
+    (row,) = found.to_dict("records")
+    assert (row["limiter"], row["baseline_limiter"]) == ("link", "sender core")
+    assert row["ceiling_bits_per_s"] == 40e9 * 8898 / 8988
+    assert math.isnan(row["baseline_ceiling_bits_per_s"])

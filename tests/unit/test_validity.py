@@ -77,6 +77,21 @@ def test_gates_that_tripped_and_those_that_nobody_could_ask_are_told_apart() -> 
     assert "wrong_path" in text.partition("Not checked")[2]
 
 
+def test_every_gate_that_tripped_has_its_first_example_and_what_to_do() -> None:
+    busy = judge(
+        change=lambda result: replace(
+            result, metrics={**result.metrics, "idle_busy_pct": 90.0 * (result.trial.block == 3)}
+        )
+    )
+    told = {text.split()[1].rstrip(",:"): text for text in validity.advice(busy).items}
+    tripped = {*gates.tripped(busy.gates)["gate"], *gates.tripped(busy.comparison_gates)["gate"]}
+    assert told.keys() == tripped
+    assert told["idle_load"] == (
+        "Gate idle_load, for example: A node was 90 % busy before the trial. "
+        + gates.GATES["idle_load"].advice
+    )
+
+
 def test_what_a_gate_left_out_is_counted() -> None:
     found = judge()
     lost = found.trials["trial_id"].eq("b002-vxlan-tcp")
