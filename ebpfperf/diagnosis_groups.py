@@ -55,8 +55,8 @@ class Group:
         first = self.outcomes[0]
         if all(each.what == first.what for each in self.outcomes):
             subjects = list(dict.fromkeys(each.subject for each in self.outcomes if each.subject))
-            about = f"{named(subjects, most)}: " if subjects else ""
-            return (f"{about}{first.what}",)
+            said = all(each in first.what for each in subjects)
+            return (first.what if said else f"{named(subjects, most)}: {first.what}",)
         lines = [f"{_place(each)}: {each.what}" for each in self.outcomes[:most]]
         left = len(self.outcomes) - most
         return (*lines, f"and {left} more like these.") if left > 0 else tuple(lines)

@@ -120,6 +120,9 @@ def test_subjects_of_the_same_sentence_are_listed_and_shortened() -> None:
     outcomes = [fails("node-1", "has no program.", subject=f"cali{n}") for n in range(9)]
     (group,) = grouped(diagnosis(result("X1", *outcomes)))
     assert group.said() == ("cali0, cali1, cali2 and 6 more: has no program.",)
+    named = fails("node-1", "The pod at cali7 has MTU 1500.", subject="cali7")
+    (group,) = grouped(diagnosis(result("X1", named)))
+    assert group.said() == ("The pod at cali7 has MTU 1500.",)
 
 
 @pytest.mark.parametrize(
