@@ -192,16 +192,19 @@ class Judge:
         key = f"sum{suffix}"
         if not suffix:
             _column([part["bytes"] for item in self._intervals for part in item["streams"]])
-        *numbers, omitted = zip(*map(_OF_SUM, [i[key] for i in self._intervals]), strict=True)
-        for values in numbers:
-            _column(values)
-        if not {*map(type, omitted)} <= {bool}:
+        sums = [item[key] for item in self._intervals]
+        seconds, counted, rates, ends, omitted = zip(*map(_OF_SUM, sums), strict=True)
+        # Of rates and ends, which are only shown, a yes or no would pass as 1 or 0.
+        _possible(rates)
+        _possible(ends)
+        covered = _column(seconds), _column(counted)
+        warm = {*omitted}
+        if not warm <= {True, False}:
             raise Doubt(Reason.INCONSISTENT, "omitted is no yes or no")
-        seconds, counted = numbers[:2]
-        if True in omitted:
-            kept = [not warm for warm in omitted]
-            seconds, counted = tuple(compress(seconds, kept)), tuple(compress(counted, kept))
-        return sum(seconds), sum(counted)
+        if True in warm:
+            kept = [not one for one in omitted]
+            return sum(compress(seconds, kept)), sum(compress(counted, kept))
+        return covered
 
     def _derived(
         self,
@@ -304,13 +307,20 @@ def _adds(parts: list[Mapping[str, Any]], total: Mapping[str, Any] | None, key: 
         raise Doubt(Reason.INCONSISTENT, f"{key} of the streams are {added}, of all {total[key]}")
 
 
-def _column(values: Sequence[Any]) -> None:
-    """Doubt unless all are numbers that ``amount`` would take."""
+def _column(values: Sequence[Any]) -> float:
+    """Their sum; Doubt unless all are numbers that ``amount`` would take."""
     if not {*map(type, values)} <= _NUMBERS:
         raise Doubt(Reason.INCONSISTENT, "a number of an interval is none")
+    return _possible(values)
+
+
+def _possible(values: Sequence[Any]) -> float:
+    """Their sum; Doubt, or TypeError, unless all are finite and not negative."""
+    added: float = sum(values)
     # A NaN is not caught by comparing it, but spreads through the sum.
-    if not (min(values) >= 0 and sum(values) < _LARGEST):
+    if not (added < _LARGEST and min(values) >= 0):
         raise Doubt(Reason.INCONSISTENT, "a number of an interval cannot be")
+    return added
 
 
 def _lost(part: Mapping[str, Any]) -> float | None:

@@ -70,12 +70,14 @@ def load(data: bytes) -> Printed:
 
 def _repeats(data: bytes, document: Document) -> bool:
     """Whether more keys stand in ``data`` than in ``document``, or it is of an unusual shape."""
-    head = data[: data.find(b'"intervals"')]
     try:
-        found = _keys(document) + sum([max(0, head.count(key) - 1) for key in _HARMLESS_KEYS])
+        more = data.count(_KEY) - _keys(document)
     except (AttributeError, KeyError, TypeError):
         return True
-    return data.count(_KEY) != found
+    if more > 0:
+        head = data[: data.find(b'"intervals"')]
+        more -= sum([max(0, head.count(key) - 1) for key in _HARMLESS_KEYS])
+    return more != 0
 
 
 def _keys(document: Document) -> int:
