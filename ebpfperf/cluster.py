@@ -16,7 +16,7 @@ from typing import Any, Self
 from ebpfperf import model, placement
 from ebpfperf.calico.encapsulation import enabled
 from ebpfperf.errors import InputError, RestoreError, SettleError
-from ebpfperf.facts import cluster_facts, emulation_facts, nodes_facts
+from ebpfperf.facts import cluster_facts, emulation_facts, nodes_facts, release_fact
 from ebpfperf.fronts import node_front, service_front
 from ebpfperf.journal import Journal
 from ebpfperf.kube import Kube
@@ -242,6 +242,8 @@ class Cluster:
         facts, raw = check_paths(endpoints, shown.views, wanted, self._connected)
         facts += self._answers(flows, endpoints)
         facts += emulation_facts(self._measured_objects())
+        # Of each trial, too: a campaign that is gone on with may find another Calico.
+        facts += (release_fact(self.kube.cluster_information()),)
         self._settled = Settled(
             treatment,
             endpoints,

@@ -195,9 +195,8 @@ def cluster_facts(
     nodes: Sequence[Mapping[str, Any]],
 ) -> tuple[Fact, ...]:
     """Facts of the API's objects: releases, Felix's fields, pools, what an emulation says it is."""
-    spec = (information or {}).get("spec", {})
     facts = [
-        Fact("", "calico_release", spec.get("calicoVersion") or f"{UNKNOWN}: not said"),
+        release_fact(information),
         Fact("", "felix_spec", canonical((felix or {}).get("spec", {})) if felix else "absent"),
     ]
     for pool in pools:
@@ -208,6 +207,12 @@ def cluster_facts(
         info = node.get("status", {}).get("nodeInfo", {})
         facts.append(Fact(name, "kubelet_version", info.get("kubeletVersion") or UNKNOWN))
     return (*facts, *emulation_facts(nodes))
+
+
+def release_fact(information: Mapping[str, Any] | None) -> Fact:
+    """Calico's release, as ClusterInformation ``default`` says it."""
+    spec = (information or {}).get("spec", {})
+    return Fact("", "calico_release", spec.get("calicoVersion") or f"{UNKNOWN}: not said")
 
 
 def emulation_facts(nodes: Iterable[Mapping[str, Any]]) -> tuple[Fact, ...]:

@@ -17,6 +17,7 @@ from ebpfperf.facts import (
     parse_files,
     parse_offloads,
     parse_os_release,
+    release_fact,
     shared_kernel,
 )
 from ebpfperf.model import Fact, Overlay, Treatment, Workload, WorkloadKind
@@ -148,6 +149,14 @@ def test_parsers_say_unknown_rather_than_fail() -> None:
     assert parse_offloads("tcp-segmentation-offload: off [fixed]\n")[
         "nic_tcp_segmentation_offload"
     ] == ("off")
+
+
+def test_the_release_is_what_the_cluster_says_of_itself() -> None:
+    said = {"spec": {"calicoVersion": "v3.27.2"}}
+    assert release_fact(said) == Fact("", "calico_release", "v3.27.2")
+    assert release_fact(said) in cluster_facts(information=said, felix=None, pools=[], nodes=[])
+    for silent in (None, {}, {"spec": {}}, {"spec": {"calicoVersion": ""}}):
+        assert release_fact(silent).value == "UNKNOWN: not said"
 
 
 def test_cluster_facts_say_lab_where_the_nodes_do() -> None:

@@ -177,6 +177,17 @@ def test_versions_that_differ_between_arms() -> None:
     assert against(judged(None, told("3.16"))) == [("vxlan", "", "versions_differ")]
 
 
+def test_a_calico_that_was_upgraded_meanwhile() -> None:
+    """The facts of the campaign know the newest alone: those of trials tell."""
+    rows = [
+        ("", trial, "calico_release", "v3.26.1" if block < 5 else "v3.27.0")
+        for trial, block in trials()[["trial_id", "block"]].itertuples(index=False)
+    ]
+    found = judged(None, facts(*rows))
+    assert against(found) == [("", "", "versions_differ")]
+    assert found["evidence"].iloc[0] == "Calico changed during the campaign: v3.26.1, v3.27.0."
+
+
 def test_a_log_that_nobody_asked_for() -> None:
     debug = facts(spec=json.dumps({"bpfEnabled": True, "bpfLogLevel": "Debug"}))
     off = facts(spec=json.dumps({"bpfEnabled": True, "bpfLogLevel": "Off"}))
