@@ -49,8 +49,10 @@ def release_of(kube: Kube) -> str:
 
 
 def node_names(kube: Kube, wanted: Sequence[str]) -> list[str]:
-    """The nodes' names, all or those wanted; InputError for one that there is not."""
+    """The nodes' names, all or those wanted; InputError for one that there is not, or for none."""
     known = [name_of(node) for node in kube.nodes()]
+    if not known:
+        raise InputError("The cluster has no nodes.", "Is this its kubeconfig and context?")
     for name in wanted:
         if name not in known:
             nearest = get_close_matches(name, known, n=1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 from lightkube.core.exceptions import ApiError, ConfigError
 
+from ebpfperf import reach
 from ebpfperf.errors import InputError, KubeError
 from ebpfperf.kube import Kube
 from ebpfperf.kube_errors import kube_error, worth_another_try
@@ -148,3 +149,13 @@ def test_objects_in_words() -> None:
     assert pod_state(None) == "there is no such pod"
     pending = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False"}]}
     assert pod_state({"status": pending}) == "phase Pending, PodScheduled"
+
+
+class Empty:
+    def nodes(self) -> list[dict[str, Any]]:
+        return []
+
+
+def test_a_cluster_without_nodes_is_said_and_nothing_is_asked_of_it() -> None:
+    with pytest.raises(InputError, match="The cluster has no nodes"):
+        reach.node_names(cast(Kube, Empty()), [])
