@@ -51,6 +51,14 @@ def test_a_baseline_that_differs_from_itself_is_the_first_thing_said_of_it() -> 
     assert "one question in 20" in text
 
 
+def test_an_aa_test_that_could_not_have_failed_does_not_hold() -> None:
+    """Over two metrics six blocks can establish no difference, however large."""
+    text = said(judge(replace(AA, blocks=6)))
+    assert "The A/A test has too few blocks to show anything yet." in text
+    assert "The A/A test holds" not in text
+    assert "The A/A test holds" in said(judge(replace(AA, blocks=7)))
+
+
 def test_what_was_not_recorded_is_unknown_and_not_equal() -> None:
     text = said(judge(replace(CAMPAIGN, aa_test=False)), ASKED)
     assert "No A/A test" in text
