@@ -24,7 +24,7 @@ from ebpfperf.tracelog.flows import side
 from ebpfperf.tracelog.packed import TORN, torn, unpacked
 from ebpfperf.tracelog.packets import COLUMNS, packets_of
 from ebpfperf.tracelog.reading import Reading
-from ebpfperf.tracelog.stories import about, chapters, told
+from ebpfperf.tracelog.stories import about, chapters, spelled, told
 from ebpfperf.tracelog.summaries import DISTORTED, Summary
 
 # Stories are put together packet by packet, and a table of more rows is read by nobody.
@@ -78,6 +78,7 @@ class Log:
                 kept = kept[kept[column].eq(value).fillna(False).to_numpy(dtype=bool)]
                 said.append(f"{'interface' if column == 'iface' else column} {value}")
         if address:
+            address = spelled(address)
             kept = about(kept, address) if len(kept) else kept
             said.append(f"from or to {address}")
         return replace(self, packets=kept, chosen=tuple(said))
@@ -235,6 +236,7 @@ def story(log: Log, *, address: str = "") -> Story:
     Without an address of all; of several the first. DNAT is followed.
     """
     some = log.packets.head(MOST_TOLD)
+    address = spelled(address) if address else ""
     told_of = f" from or to {address}" if address else ""
     if some.empty or some["source"].isna().all():
         return Story(Table(f"The log has no packet{told_of} with addresses", pd.DataFrame()), ())

@@ -249,14 +249,14 @@ def _print_summary(file: IO[bytes], release: str | None, top: int) -> None:
 
 def _print_stories(file: IO[bytes], wanted: str, release: str | None) -> None:
     from ebpfperf.tracelog.packets import packets_of
-    from ebpfperf.tracelog.stories import about, chapters, told
+    from ebpfperf.tracelog.stories import Following, about, chapters, spelled, told
     from ebpfperf.tracelog.summaries import DISTORTED
 
-    wanted = _as_spelled(wanted)
-    reading = _reading(release)
+    wanted = spelled(wanted)
+    reading, following = _reading(release), Following(wanted)
     found: list[pd.DataFrame] = []
     for packets in packets_of(reading, file):
-        some = about(packets, wanted)
+        some = following.of(packets)
         if len(some):
             found.append(some)
         if sum(map(len, found)) >= _MOST_PACKETS:
@@ -268,6 +268,8 @@ def _print_stories(file: IO[bytes], wanted: str, release: str | None) -> None:
     import pandas as pd
 
     stories = told(pd.concat(found, ignore_index=True))
+    stories = stories[stories["story"].isin(about(stories, wanted)["story"])]
+    stories = stories.assign(story=stories["story"].rank(method="dense").astype(int))
     count = stories["story"].nunique()
     shown = stories[stories["story"] <= _STORIES]
     printing.sentence(f"{count} packets from or to {wanted}; the first {min(count, _STORIES)}:")
@@ -275,26 +277,6 @@ def _print_stories(file: IO[bytes], wanted: str, release: str | None) -> None:
     for sentence in chapters(shown, _reading(release), file):
         printing.sentence(sentence)
     printing.sentence(DISTORTED)
-
-
-def _as_spelled(wanted: str) -> str:
-    """ADDRESS or ADDRESS:PORT as packets have it; InputError for what is neither."""
-    import ipaddress
-    import re
-
-    from ebpfperf.tracelog.flows import CUT, side
-
-    if CUT in wanted:
-        return wanted
-    at = re.fullmatch(r"\[(?P<six>.+)\](?::(?P<port>\d+))?|(?P<four>[\d.]+):(?P<at>\d+)", wanted)
-    address, port = (at["six"] or at["four"], at["port"] or at["at"]) if at else (wanted, None)
-    try:
-        found = str(ipaddress.ip_address(address))
-    except ValueError as error:
-        raise InputError(
-            f"{wanted!r} is no address.", "Write --story 10.65.1.7, 10.65.1.7:80 or [fd00::7]:80."
-        ) from error
-    return found if port is None else side(found, int(port))
 
 
 def _print_frame(frame: pd.DataFrame, title: str) -> None:

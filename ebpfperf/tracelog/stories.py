@@ -9,19 +9,27 @@ without addresses (bypass, level Info) belong to no story.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ebpfperf.tracelog.flows import side
+from ebpfperf.errors import InputError
+from ebpfperf.tracelog.flows import CUT, side
 from ebpfperf.tracelog.reading import Reading
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WITHIN_S = 1.0
 # Calico's interfacePrefix: what comes out of a pod begins its way there, what goes in ends it.
 WORKLOAD = "cali"
 _REMEMBERED = 64
+_WANTED = re.compile(r"\[(?P<six>.+)\](?::(?P<port>\d+))?|(?P<four>[\d.]+):(?P<at>\d+)")
 
 
 class _Sight(NamedTuple):
@@ -86,14 +94,61 @@ def told(packets: pd.DataFrame, *, within_s: float = WITHIN_S) -> pd.DataFrame:
     return rows
 
 
+def spelled(wanted: str) -> str:
+    """``ADDRESS`` or ``ADDRESS:PORT`` as packets have it; InputError for what is neither."""
+    if CUT in wanted:
+        return wanted
+    at = _WANTED.fullmatch(wanted)
+    address, port = (at["six"] or at["four"], at["port"] or at["at"]) if at else (wanted, None)
+    try:
+        found = str(ipaddress.ip_address(address))
+    except ValueError as error:
+        raise InputError(
+            f"{wanted!r} is no address.", "Write 10.65.1.7, 10.65.1.7:80, fd00::7 or [fd00::7]:80."
+        ) from error
+    return found if port is None else side(found, int(port))
+
+
 def about(packets: pd.DataFrame, wanted: str) -> pd.DataFrame:
-    """The packets from or to ``ADDRESS`` or ``ADDRESS:PORT``."""
-    hit = pd.Series(False, index=packets.index)
+    """The packets from or to an address, as ``spelled`` has it."""
+    return packets.loc[_is_about(packets, wanted)]
+
+
+@dataclass(slots=True)
+class Following:
+    """Of packets a frame at a time those about an address, and those that DNAT made of them."""
+
+    wanted: str
+    _onward: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def of(self, packets: pd.DataFrame) -> pd.DataFrame:
+        """The packets of the next frame."""
+        hit = _is_about(packets, self.wanted)
+        source = ("source", "source_port")
+        changed = packets.loc[hit & packets["to"].notna().to_numpy(dtype=bool)]
+        self._onward |= _flows(changed, *source, "to", "to_port").keys()
+        for flow, rows in _flows(packets, *source, "destination", "destination_port").items():
+            if flow in self._onward:
+                hit[rows] = True
+        return packets.loc[hit]
+
+
+def _flows(packets: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], list[int]]:
+    """Where each flow is, by row; rows that do not say who sent them are left out."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row, flow in enumerate(zip(*(packets[name] for name in names), strict=True)):
+        if isinstance(flow[0], str):
+            found.setdefault(flow, []).append(row)
+    return found
+
+
+def _is_about(packets: pd.DataFrame, wanted: str) -> NDArray[np.bool_]:
+    hit = np.zeros(len(packets), dtype=bool)
     for name in ("source", "destination", "to"):
-        hit |= packets[name] == wanted
+        hit |= (packets[name] == wanted).fillna(False).to_numpy(dtype=bool)
         sides = zip(packets[name], packets[f"{name}_port"], strict=True)
         hit |= np.array([side(address, port) == wanted for address, port in sides], dtype=bool)
-    return packets.loc[hit.to_numpy(dtype=bool)]
+    return hit
 
 
 def chapters(stories: pd.DataFrame, reading: Reading, file: IO[bytes]) -> Iterator[str]:

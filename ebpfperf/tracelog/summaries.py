@@ -75,16 +75,14 @@ class Summary:
     def _add_pairs(self, packets: pd.DataFrame) -> None:
         names = ["source", "destination", "destination_port", "protocol", "verdict"]
         some = packets.loc[packets["source"].notna(), names]
-        some = some.astype(object).where(some.notna(), None)
-        for row in (
-            some.groupby(names, dropna=False, sort=False).size().reset_index().to_dict("records")
-        ):
-            protocol = row["protocol"] if isinstance(row["protocol"], str) else UNKNOWN
-            there = side(row["destination"], row["destination_port"])
-            pair = (str(row["source"]), there, protocol)
-            self.pairs[pair] += row[0]
-            if row["verdict"] == "DENY":
-                self.denied[pair] += row[0]
+        # Not grouped by pandas: where one port is missing, that makes fractions of all others.
+        counts = Counter(zip(*(some[name].astype(object) for name in names), strict=True))
+        for (source, destination, port, protocol, verdict), count in counts.items():
+            known = protocol if isinstance(protocol, str) else UNKNOWN
+            pair = (str(source), side(destination, port), known)
+            self.pairs[pair] += count
+            if isinstance(verdict, str) and verdict == "DENY":
+                self.denied[pair] += count
         if len(self.pairs) > _MOST_PAIRS:
             self.pairs = Counter(dict(self.pairs.most_common(_MOST_PAIRS // 2)))
             self.pairs_forgotten = True
@@ -111,19 +109,34 @@ class Summary:
     def talkers(self, *, most: int = 10) -> pd.DataFrame:
         """Who was seen most: columns ``source destination protocol sights denied``.
 
-        A packet is seen at every hook that it passes, so that sights are more than packets.
+        A packet is seen at every hook that it passes, so that sights are more than packets. Sights
+        that do not say their protocol are those of the one that the same pair's others have.
         """
+        pairs, denied = self._told_apart(self.pairs), self._told_apart(self.denied)
         rows = [
             {
                 "source": pair[0],
                 "destination": pair[1],
                 "protocol": pair[2],
                 "sights": count,
-                "denied": self.denied[pair],
+                "denied": denied[pair],
             }
-            for pair, count in self.pairs.most_common(most)
+            for pair, count in pairs.most_common(most)
         ]
         return pd.DataFrame(rows, columns=["source", "destination", "protocol", "sights", "denied"])
+
+    def _told_apart(self, counts: Counter[tuple[str, str, str]]) -> Counter[tuple[str, str, str]]:
+        protocols: dict[tuple[str, str], set[str]] = {}
+        for source, destination, protocol in self.pairs:
+            if protocol != UNKNOWN:
+                protocols.setdefault((source, destination), set()).add(protocol)
+        found: Counter[tuple[str, str, str]] = Counter()
+        for (source, destination, protocol), count in counts.items():
+            known = protocols.get((source, destination), set())
+            if protocol == UNKNOWN and len(known) == 1:
+                (protocol,) = known
+            found[source, destination, protocol] += count
+        return found
 
     def sentences(self, reading: Reading) -> list[str]:
         """What must be known of the log before its numbers are believed."""

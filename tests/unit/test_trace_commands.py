@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,16 @@ def test_a_story_is_found_however_its_address_is_spelled(wanted: str) -> None:
 def test_a_story_of_what_is_no_address_is_refused(wanted: str) -> None:
     with pytest.raises(InputError, match="is no address"):
         run(str(LOG), "--story", wanted)
+
+
+def test_a_story_of_a_service_is_told_to_its_end() -> None:
+    """Asked for by the service's address, which the packet loses at the first hook."""
+    log = LOG.with_name("v3.30.log")
+    nat = re.compile(r"CT: DNAT to (\S+)")
+    lookup = re.compile(r"NAT: 1st level lookup addr=(\S+) port=(\d+)")
+    text = log.read_text()
+    (address, port), backend = lookup.search(text).groups(), nat.search(text)[1]  # type: ignore[union-attr,index]
+    said = run(str(log), "--story", f"{address}:{port}")
+    first = said.split("Packet 2:")[0].splitlines()
+    assert f"to {address}:{port}" in first[1]
+    assert any(f"CT: lookup to   {backend}" in line for line in first)

@@ -11,7 +11,7 @@ import pytest
 from ebpfperf.tracelog.flows import address, flow_in, side
 from ebpfperf.tracelog.packets import COLUMNS, packets_of, route_problem
 from ebpfperf.tracelog.reading import Reading
-from ebpfperf.tracelog.stories import about, chapters, told
+from ebpfperf.tracelog.stories import Following, about, chapters, told
 from ebpfperf.tracelog.summaries import DISTORTED, Summary
 from ebpfperf.units import UNKNOWN
 
@@ -283,6 +283,46 @@ def test_a_story_is_told_with_its_lines() -> None:
     assert [text.strip() for text in sentences[2:11]] == [
         *new(destination="198.18.99.1:80", ip_id=21), f"CT: DNAT to {SERVER}", *REDIRECTED
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1 << 20, 700])
+def test_a_story_of_a_service_goes_on_to_its_backend(size: int) -> None:
+    log = service_log()
+    following = Following("198.18.99.1:80")
+    frames = packets_of(Reading(), io.BytesIO(log.data), stretch_bytes=size)
+    some = pd.concat([following.of(one) for one in frames if len(one)], ignore_index=True)
+    # Seven sights of two packets; neither the answer nor the other flow.
+    assert len(some) == 7
+    assert told(some)["story"].value_counts().to_dict() == {1: 4, 2: 3}
+
+
+def test_a_talkers_port_is_there_where_another_packet_has_none() -> None:
+    log = service_log()
+    log.say("cali4", "E", ["New packet at ifindex=3; mark=0", "IP id=9 s=a000001 d=a000002",
+                           *REDIRECTED])  # fmt: skip
+    summary = Summary()
+    summary.add_packets(log.packets())
+    talkers = summary.talkers()
+    assert talkers["destination"].tolist()[:2] == [SERVER, "198.18.99.1:80"]
+    assert "10.0.0.2" in talkers["destination"].tolist()
+
+
+def test_a_pair_of_talkers_is_one_where_only_some_lines_say_the_protocol() -> None:
+    log = Log()
+    asked = "NAT: 1st level lookup addr=198.18.2.3 port=8080 tcp"
+    for more in ([asked], [], []):
+        log.say("cali1", "E", [*new(), *more, DENIED])
+    summary = Summary()
+    summary.add_packets(log.packets())
+    assert summary.talkers().to_dict("records") == [
+        {"source": "198.18.1.2", "destination": SERVER, "protocol": "tcp", "sights": 3, "denied": 3}
+    ]
+    udp = asked.replace("tcp", "udp")
+    log.say("cali1", "E", [*new(), udp, DENIED])
+    summary = Summary()
+    summary.add_packets(log.packets())
+    # Of which of the two the others are is not known.
+    assert summary.talkers()["sights"].tolist() == [2, 1, 1]
 
 
 def test_a_summary_counts_every_packet_once() -> None:
