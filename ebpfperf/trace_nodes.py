@@ -29,13 +29,15 @@ def seen(kubeconfig: str | None, context: str | None, *, names: Sequence[str] | 
     Raises
     ------
     InputError
-        The cluster has no node of that name.
+        The cluster has no node of that name, or none at all.
     KubeError
         The API cannot be reached.
     """
     kube = Kube.connect(kubeconfig, context)
     try:
         there = sorted(str(node["metadata"]["name"]) for node in kube.nodes())
+        if not there:
+            raise InputError("The cluster has no nodes.", "Is this its kubeconfig and context?")
         for name in names or ():
             if name not in there:
                 raise InputError(

@@ -276,6 +276,8 @@ def _read(
     kube = where.kube()
     try:
         known = [str(node["metadata"]["name"]) for node in kube.nodes()]
+        if not known:
+            raise InputError("The cluster has no nodes.", "Is this its kubeconfig and context?")
         release = release or kube.release()
     finally:
         kube.close()
