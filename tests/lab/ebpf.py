@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.calico_bytes import octets
 from lab.namespaces import LIMIT_S, eventually, inside, pause, restart_after, socket_in
 
 from ebpfperf.calico.nodelog import felix_state, parse
@@ -123,9 +124,14 @@ class World:
         self.kube.apply(Mutation("patch", "IPPool", POOL, body={"spec": MODES[overlay]}))
         for node in nodes:
             eventually("a new Felix", lambda n=node: self.felix_pid(n) != before[n.name])
-            # What Felix writes last, once all else is done; the one before it would not count.
-            self.annotate(node, FORWARDING, UNKNOWN)
-            eventually("done", lambda n=node: self.annotation(n, FORWARDING) != UNKNOWN)
+        # What Felix writes last, once all else is done; the one before it would not count. The new
+        # one may have read half of the changes, and be about to restart once more: what it writes
+        # the second time it has read after all of them.
+        for _ in range(2):
+            for node in nodes:
+                self.annotate(node, FORWARDING, UNKNOWN)
+            for node in nodes:
+                eventually("done", lambda n=node: self.annotation(n, FORWARDING) != UNKNOWN)
 
     def _changes(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         old = (self.kube.felix_configuration(name) or {"spec": {}})["spec"]
@@ -156,9 +162,8 @@ class World:
         return self.kube.logs("kube-system", pod["metadata"]["name"])
 
     def felix_pid(self, node: LabNode) -> int:
-        pid = felix_state(parse(self.log(node))).pid
-        assert pid is not None
-        return pid
+        """Of the one that has started last; where the lab has just come up, of the first."""
+        return eventually("Felix's pid", lambda: felix_state(parse(self.log(node))).pid)
 
     def annotation(self, node: LabNode, key: str) -> str | None:
         found = self.kube.get("Node", node.name)
@@ -274,9 +279,8 @@ class World:
         path = f"{PINS}/{COUNTERS[self.release]}"
         index = int(self.links(node)[device]["ifindex"])
         for entry in self.tool(node, "bpftool", "-j", "map", "dump", "pinned", path):
-            key = bytes(int(octet, 16) for octet in entry["key"])
-            if key == index.to_bytes(4, "little") + bytes(4):
-                values = [bytes(int(o, 16) for o in each["value"]) for each in entry["values"]]
+            if octets(entry["key"]) == index.to_bytes(4, "little") + bytes(4):
+                values = [octets(each["value"]) for each in entry["values"]]
                 return sum(
                     int.from_bytes(value[8 * number : 8 * number + 8], "little")
                     for value in values
@@ -303,7 +307,8 @@ class Trace:
 
     def __enter__(self) -> Trace:
         self._place.mkdir()
-        (self._place / "buffer_size_kb").write_text("16384")
+        # Of each processor.
+        (self._place / "buffer_size_kb").write_text(str(max(2048, 32768 // (os.cpu_count() or 1))))
         event = self._place / "events/bpf_trace/bpf_trace_printk"
         (event / "filter").write_text(self._only)
         self._pipe = os.open(self._place / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
@@ -328,6 +333,20 @@ class Trace:
         """The text of each of them, without the kernel's part and without blank lines."""
         return [line.split(": ", 2)[2] for line in self.raw() if line]
 
+    def enough(self, what: str, are_enough: Callable[[list[str]], bool]) -> list[str]:
+        """``lines`` as soon as they are enough: who has sent a packet may go on before it is seen.
+
+        The kernel handles it in its own time where much else is to be done.
+        """
+        seen: list[str] = []
+
+        def there() -> bool:
+            seen.extend(self.lines())
+            return are_enough(seen)
+
+        eventually(what, there)
+        return seen
+
 
 # ------------------------------------------------------------------------------ on the wire
 
@@ -340,18 +359,18 @@ class Tap:
         self.frames: list[tuple[bool, bytes]] = []
 
     def __enter__(self) -> Tap:
-        self._tap = socket_in(
-            self._machine.holder_pid, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)
-        )
-        self._tap.bind((self._machine.nic, _ETH_P_ALL))
+        # Without a protocol it gets nothing until it is bound: frames of this NIC alone.
+        self._tap = socket_in(self._machine.holder_pid, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64_000_000)
+        self._tap.bind((self._machine.nic, _ETH_P_ALL))
         return self
 
     def __exit__(self, *_: object) -> None:
         """All frames that have passed until now are there afterwards."""
         while select.select([self._tap], [], [], 0.2)[0]:
             frame, (_, _, kind, *_) = self._tap.recvfrom(70_000)
-            if self._marker in frame:
+            # A bridge that has forgotten where a machine is sends what is for it to all.
+            if self._marker in frame and kind != socket.PACKET_OTHERHOST:
                 self.frames.append((kind != socket.PACKET_OUTGOING, frame))
         self._tap.close()
 
@@ -381,6 +400,7 @@ class Backend:
             each.settimeout(0.1)
         self._stream.listen(64)
         self._stopped = threading.Event()
+        self._open: set[socket.socket] = set()
         self._threads = [
             threading.Thread(target=self._serve, args=(work,), daemon=True)
             for work in (self._accept, self._answer)
@@ -395,22 +415,31 @@ class Backend:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._stream.close()
         self._datagram.close()
 
     def _serve(self, work: Callable[[], None]) -> None:
         while not self._stopped.is_set():
-            with contextlib.suppress(TimeoutError, ConnectionError):
+            with contextlib.suppress(OSError):
                 work()
 
     def _accept(self) -> None:
         connection, client = self._stream.accept()
         self.clients.append(client)
-        with connection:
+        self._open.add(connection)
+        # In a thread of its own: one whose client is gone keeps nobody else waiting.
+        threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
+
+    def _echo(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
             connection.settimeout(LIMIT_S)
             connection.sendall(self.pod.name.encode().ljust(16))
             while data := connection.recv(1 << 20):
                 connection.sendall(data)
+        self._open.discard(connection)
 
     def _answer(self) -> None:
         data, client = self._datagram.recvfrom(4096)

@@ -124,15 +124,28 @@ class Words:
 Packet = tuple[str, list[str]]
 
 
-def packets(trace: Trace, release: str) -> list[Packet]:
+def packets(trace: Trace, release: str, number: int = 0) -> list[Packet]:
     """(tag, texts) of each packet that the log tells of, in its order.
 
     ARP, which the programs pass on unseen, and what others send by IPv6 are left out.
+
+    Parameters
+    ----------
+    number
+        So many texts at least are waited for.
     """
+
+    def are_enough(lines: list[str]) -> bool:
+        return sum(len(texts) for _, texts in _packets(lines, release)) >= number
+
+    return _packets(trace.enough(f"{number} lines", are_enough), release)
+
+
+def _packets(lines: list[str], release: str) -> list[Packet]:
     found: list[Packet] = []
     open_: dict[str, list[str]] = {}
     starts = ("IP id=", "New packet at")
-    for line in trace.lines():
+    for line in lines:
         start, text = line.split(": ", 1)
         if start not in open_ or text.startswith(starts):
             open_[start] = []
