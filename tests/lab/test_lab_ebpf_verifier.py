@@ -12,7 +12,7 @@ PROGRAMS = [
     *programs(("off", NONE), ("off", ALL), ("debug", NONE), ("debug", ALL)),
     *between(),
 ]
-LIMIT_S = 120
+LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")
