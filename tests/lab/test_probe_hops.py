@@ -7,12 +7,13 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from lab.losses import counter
 from two_pods import TwoPods
-from watched import Watched, flow, watched
+from watched import TRIES, Watched, flow, lost, watched
 
 from ebpfperf.cluster import Cluster
 from ebpfperf.histograms import KERNEL
@@ -33,12 +34,14 @@ from ebpfperf.probes.answers import file
 from ebpfperf.probes.hops import Hops
 from ebpfperf.probes.observers import Observers, _Observer
 from ebpfperf.remote import Node
+from ebpfperf.units import NS_PER_S
 
 pytestmark = pytest.mark.lab
 
 PRIME = 101
 PORT = 11113
-EVERY = {"sample": 1}
+# Every packet, and none is given up for having been still: a machine may stand still for seconds.
+EVERY = {"sample": 1, "limit_ns": 100 * NS_PER_S}
 PROBE = Hops()
 # Messages one way over UDP, or to and fro over TCP, or one way over TCP that nobody reads; both
 # ends in one program, each in its own network namespace. The reader waits before it reads each.
@@ -55,6 +58,7 @@ def enter(pid):
 
 enter(server_ns)
 listener = socket.socket(socket.AF_INET, kind_of)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listener.bind((server, int(port)))
 if stream:
     listener.listen()
@@ -86,7 +90,26 @@ def talk(
     ends = [client.address, server.address, str(port), str(number), str(wait_s)]
     pids = [str(end.netns_pid) for end in (client, server)]
     argv = [sys.executable, "-c", TALK, kind, *ends, *pids]
-    subprocess.run(argv, check=True, timeout=60)
+    subprocess.run(argv, check=True, timeout=240)
+
+
+def once(arm: Callable[[], object], work: Callable[[], object], *ends: Endpoint) -> None:
+    """``work`` after ``arm``, anew where a segment was sent twice: where the machine stood still.
+
+    What is sent again is followed as well, and comes to no reader.
+    """
+    pids = [end.netns_pid for end in ends if end.netns_pid is not None]
+
+    def sent_again() -> int:
+        return sum(counter(pid, "Tcp", "RetransSegs") for pid in pids)
+
+    for _ in range(TRIES):
+        arm()
+        before = sent_again()
+        work()
+        if sent_again() == before:
+            return
+    pytest.fail(f"segments were sent twice in each of {TRIES} attempts")
 
 
 def steps(answer: Mapping[str, Any], sender: str) -> dict[str, dict[str, Any]]:
@@ -130,8 +153,8 @@ VETH = pairs("pod-queue", "pod-rx", "pod-receive", "socket-copy")
 
 
 def test_every_message_and_answer_is_followed_to_its_reader(pods: TwoPods, every: Watched) -> None:
-    every.arm()
-    talk(pods.client, pods.server)
+    both = pods.client, pods.server
+    once(every.arm, lambda: talk(*both), *both)
     answer, reading = every.collect()
     for sender in ("client", "server"):
         assert_whole(answer, sender, VETH, PRIME)
@@ -147,8 +170,8 @@ def test_every_message_and_answer_is_followed_to_its_reader(pods: TwoPods, every
 def test_of_a_bulk_flow_the_sender_is_followed(
     pods: TwoPods, every: Watched, direction: Direction, sender: str
 ) -> None:
-    every.arm(flow("tcp", direction=direction))
-    talk(pods.client, pods.server, port=5203)
+    both, asked = (pods.client, pods.server), flow("tcp", direction=direction)
+    once(lambda: every.arm(asked), lambda: talk(*both, port=5203), *both)
     answer, _ = every.collect()
     assert set(answer["steps"]) == {sender}
     assert_whole(answer, sender, VETH, PRIME)
@@ -163,17 +186,23 @@ def test_datagrams_are_followed_too(pods: TwoPods, every: Watched) -> None:
 
 
 def test_a_reader_that_waits_is_found_in_the_right_bin(pods: TwoPods, every: Watched) -> None:
-    every.arm()
-    talk(pods.client, pods.server, number=7, wait_s=0.1)
+    both = pods.client, pods.server
+    once(every.arm, lambda: talk(*both, number=7, wait_s=0.1), *both)
     answer, _ = every.collect()
     found = steps(answer, "client")
-    assert sum(count for _, count in found["pod-receive>socket-copy"]["bins"]) == 7
-    for index, _ in found["pod-receive>socket-copy"]["bins"]:
-        # Never less than it waited; a loaded machine may wake it late.
-        assert KERNEL.bounds_ns(index)[1] > 100_000_000
-    others = [step for name, step in found.items() if name.endswith(("pod-rx", "pod-receive"))]
+
+    def longer(name: str) -> int:
+        """How many took 100 ms or more: where a bin has both, they are counted."""
+        return sum(
+            count for i, count in found[name]["bins"] if KERNEL.bounds_ns(i)[1] > 100_000_000
+        )
+
+    # Never less than it waited; a loaded machine may wake it late, and deliver one late.
+    assert found["pod-queue"]["events"] == longer("pod-queue") == 7
+    assert longer("pod-receive>socket-copy") > 7 / 2
+    others = [name for name in found if name.endswith(("pod-rx", "pod-receive"))]
     assert others
-    assert all(KERNEL.bounds_ns(i)[0] < 100_000_000 for step in others for i, _ in step["bins"])
+    assert all(longer(name) < 7 / 2 for name in others)
 
 
 def test_other_ports_are_not_followed_and_none_is_zero(pods: TwoPods, every: Watched) -> None:
@@ -187,11 +216,15 @@ def test_other_ports_are_not_followed_and_none_is_zero(pods: TwoPods, every: Wat
 def test_buffers_that_are_used_again_are_not_taken_for_the_same_packet(
     pods: TwoPods, every: Watched
 ) -> None:
-    # What nobody reads is put together with what came before: its buffers serve others.
-    every.arm()
-    for _ in range(5):
-        talk(pods.client, pods.server, "unread")
-    talk(pods.client, pods.server)
+    both = pods.client, pods.server
+
+    def much() -> None:
+        # What nobody reads is put together with what came before: its buffers serve others.
+        for _ in range(5):
+            talk(*both, "unread")
+        talk(*both)
+
+    once(every.arm, much, *both)
     answer, _ = every.collect()
     walks = answer["walks"]
     assert walks["finished"] == 2 * PRIME < walks["started"]
@@ -201,7 +234,7 @@ def test_buffers_that_are_used_again_are_not_taken_for_the_same_packet(
 
 
 def test_one_of_so_many_is_followed(pods: TwoPods) -> None:
-    with watched(pods, "hops", options={"sample": 4}) as some:
+    with watched(pods, "hops", options={**EVERY, "sample": 4}) as some:
         some.arm(flow("udp"))
         talk(pods.client, pods.server, "udp", port=5201, number=4001)
         answer, _ = some.collect()
@@ -259,6 +292,36 @@ def kernels(made: Observers) -> list[dict[str, Any]]:
     return found
 
 
+def lacking(answer: Mapping[str, Any], way: list[str]) -> dict[tuple[str, str], int]:
+    """Sender and step → packets, where they are fewer than were sent.
+
+    Without a look at headers, what carries no data is followed as well.
+    """
+    seen = {
+        (sender, name): steps(answer, sender).get(name, {"events": 0})["events"]
+        for sender in ("client", "server")
+        for name in way
+    }
+    return {place: events for place, events in seen.items() if events < PRIME}
+
+
+def talked(
+    made: Observers,
+    asked: Flow,
+    client: Endpoint,
+    server: Endpoint,
+    *,
+    inside: Sequence[Endpoint] = (),
+) -> None:
+    """Armed for a flow and talked, ``inside`` these or its ends, with no segment sent twice."""
+
+    def arm() -> None:
+        assert made.arm([PROBE.name], asked, client, server) == {}
+
+    ends = inside or (client, server)
+    once(arm, lambda: talk(*ends), *ends)
+
+
 @pytest.mark.parametrize("overlay", ["none", "ipip", "vxlan"])
 def test_the_way_from_pod_to_pod(cluster: Cluster, overlay: str) -> None:
     settled = cluster.settle(Treatment(overlay, Overlay(overlay), dataplane=Dataplane.STANDARD),
@@ -273,26 +336,24 @@ def test_the_way_from_pod_to_pod(cluster: Cluster, overlay: str) -> None:
         way = WAYS["vxlan"]
     # As one kernel; then by the devices' names alone; and each node as if its kernel were its own.
     with loaded(cluster, Observers) as made:
-        assert made.arm([PROBE.name], FLOW, client, server) == {}
-        talk(client, server)
+        talked(made, FLOW, client, server)
         (kernel,) = kernels(made)
         for sender in ("client", "server"):
             assert_whole(kernel["answer"], sender, way, PRIME)
     if overlay != "vxlan":
         return
     with loaded(cluster, Observers, variant="tracepoint") as made:
-        assert made.arm([PROBE.name], FLOW, client, server) == {}
-        talk(client, server)
-        (kernel,) = kernels(made)
-        for sender in ("client", "server"):
-            found = steps(kernel["answer"], sender)
-            # Without a look at headers, what carries no data is followed as well.
-            assert {name: found[name]["events"] >= PRIME for name in way} == dict.fromkeys(
-                way, True
-            )
+        for _ in range(TRIES):
+            talked(made, FLOW, client, server)
+            (kernel,) = kernels(made)
+            fewer = lacking(kernel["answer"], way)
+            # Here the kernel passes events over while one of its processors has a task, preempted
+            # or not, in the middle of bpf(2): and says how many.
+            if not fewer or not lost(kernel["answer"]):
+                break
+        assert fewer == {}
     with loaded(cluster, Apart) as made:
-        assert made.arm([PROBE.name], FLOW, client, server) == {}
-        talk(client, server)
+        talked(made, FLOW, client, server)
         halves = {kernel["node"]: kernel["answer"] for kernel in kernels(made)}
         here = steps(halves[client.node], "client")
         there = steps(halves[server.node], "client")
@@ -309,10 +370,9 @@ def test_from_node_to_node(cluster: Cluster) -> None:
     settled = cluster.settle(Treatment("none", Overlay.NONE), [asked])
     client, server = (settled.endpoints[asked.path, end] for end in ("client", "server"))
     with loaded(cluster, Observers) as made:
-        assert made.arm([PROBE.name], asked, client, server) == {}
         nodes = {node: made._observers[node].pid for node in cluster.nodes}
         inside = [_at(end, nodes[end.node]) for end in (client, server)]
-        talk(*inside)
+        talked(made, asked, client, server, inside=inside)
         (kernel,) = kernels(made)
     for sender in ("client", "server"):
         assert_whole(kernel["answer"], sender, pairs(*WIRE, "socket-copy"), PRIME)
