@@ -7,7 +7,9 @@ A fact whose values are the same throughout says nothing. Of the others the kind
   in both arms, or an exact permutation test within blocks finds it so at 5 %;
 - *of the treatment*: they go with the arm because the treatment sets them (``calico.belongs``), or
   because Calico's MTU rule gives just these (``calico.mtu``);
-- *drifted*: they changed during the campaign, in both arms alike;
+- *perhaps confounded*: one arm had a single value throughout and the other had others too, in two
+  trials or more, which are too few for that test;
+- *drifted*: they changed during the campaign, and neither arm alone had what the other had not;
 - *unknown*: one arm's could not be read, so that nobody knows.
 """
 
@@ -32,7 +34,8 @@ from ebpfperf.units import UNKNOWN
 
 __all__ = ["COLUMNS", "between", "differences", "marks", "roles"]
 
-CONFOUNDED, OF_TREATMENT, DRIFTED, UNREAD = "confounded", "of the treatment", "drifted", "unknown"
+CONFOUNDED, PERHAPS = "confounded", "perhaps confounded"
+OF_TREATMENT, DRIFTED, UNREAD = "of the treatment", "drifted", "unknown"
 COLUMNS: dict[str, str] = dict.fromkeys(
     ("treatment", "flow", "node", "name", "baseline_values", "values", "kind", "sentence"), "str"
 )
@@ -105,7 +108,8 @@ def differences(facts: pd.DataFrame, trials: pd.DataFrame, campaign: Campaign) -
             pair = _Arms(treatment.name, flow.name, base, other, idle)
             rows += _of_pair(pair, table, good[good["flow"].eq(flow.name)], campaign)
     found = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    order = found["kind"].map({CONFOUNDED: 0, UNREAD: 1, OF_TREATMENT: 2, DRIFTED: 3})
+    places = {CONFOUNDED: 0, PERHAPS: 1, UNREAD: 2, OF_TREATMENT: 3, DRIFTED: 4}
+    order = found["kind"].map(places)
     return found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
@@ -115,7 +119,7 @@ def recorded(facts: pd.DataFrame) -> bool:
 
 
 def marks(
-    found: pd.DataFrame, *, kinds: Sequence[str] = (CONFOUNDED,)
+    found: pd.DataFrame, *, kinds: Sequence[str] = (CONFOUNDED, PERHAPS)
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """(treatment, flow) → sentences of ``differences`` that mark the comparison; none where none.
 
@@ -176,12 +180,22 @@ def _difference(
     against = f"{_said(kind, pairs, 1)} against {_said(kind, pairs, 0)}{where}"
     cells = (shown[0], shown[1])
     if not goes_with_the_arm(pairs):
-        text = f"{name} changed during the campaign, under both alike: {_in_turn(pairs)}{where}"
+        if _one_sided(pairs) and not _is_the_treatments(arms, fact, pairs, both):
+            return arms.row(PERHAPS, fact, cells, f"perhaps confounded by {name}: {against}")
+        alike = len({frozenset(side) for side in zip(*pairs, strict=True)}) == 1
+        how = ", under both alike" if alike else ", and not with the arm"
+        text = f"{name} changed during the campaign{how}: {_in_turn(pairs)}{where}"
         return arms.row(DRIFTED, fact, cells, text)
     if _is_the_treatments(arms, fact, pairs, both):
         text = f"{name} belongs to the treatment: {against}"
         return arms.row(OF_TREATMENT, fact, cells, text)
     return arms.row(CONFOUNDED, fact, cells, f"confounded by {name}: {against}")
+
+
+def _one_sided(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Whether one arm had a single value throughout, and the other had others twice or more."""
+    steady = [len(set(side)) == 1 for side in zip(*pairs, strict=True)]
+    return steady[0] is not steady[1] and sum(one != other for one, other in pairs) > 1
 
 
 def _one_unread(

@@ -169,6 +169,45 @@ def test_values_new_at_every_trial_drift() -> None:
     say = kernel(lambda trial: f"6.18.{trial.order}")
     found = confounders.differences(*frames(campaign(), say))
     assert kinds(found)["node-1", "kernel"] == "drifted"
+    assert (
+        "changed during the campaign, and not with the arm: "
+        in (found.set_index("name").loc["kernel", "sentence"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind"),
+    [(1, "drifted"), (2, "perhaps confounded"), (5, "perhaps confounded"), (6, "confounded")],
+)
+@pytest.mark.parametrize("arm", ["none", "vxlan"])
+def test_what_one_arm_alone_had_in_some_trials_is_not_of_both_alike(
+    arm: str, blocks: int, kind: str
+) -> None:
+    def say(trial: Trial) -> Told:
+        slow = trial.treatment.name == arm and trial.block < blocks
+        return {("node-1", "frequency_governor"): "powersave" if slow else "performance"}
+
+    found = confounders.differences(*frames(campaign(), say))
+    assert kinds(found)["node-1", "frequency_governor"] == kind
+    (sentence,) = found.loc[found["name"].eq("frequency_governor"), "sentence"]
+    assert "alike" not in sentence
+    marks = confounders.marks(found).get(("vxlan", "tcp"), ())
+    assert [mark.partition(": ")[0] for mark in marks] == (
+        [] if kind == "drifted" else [f"{kind} by frequency_governor"]
+    )
+
+
+def test_an_idle_device_that_one_arm_found_now_and_then_is_the_treatments() -> None:
+    """Once a tunnel's device was made it may stay: the baseline then has it in later blocks."""
+
+    def say(trial: Trial) -> Told:
+        stays = trial.treatment.name == "none" and 2 < trial.block < 7
+        found = {"devices": "nic pod vxlan", "mtu:vxlan": "1450", "offloads:vxlan": "rx-gro"}
+        return {("node-1", name): value for name, value in found.items()} if stays else {}
+
+    found = confounders.differences(*frames(campaign(), say))
+    assert kinds(found)["node-1", "devices"] == "drifted"
+    assert confounders.marks(found) == {}
 
 
 def test_offloads_are_said_by_what_differs() -> None:
