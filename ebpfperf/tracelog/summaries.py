@@ -39,6 +39,7 @@ class Summary:
     pairs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     denied: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     pairs_forgotten: bool = False
+    protocols: dict[tuple[object, ...], str | None] = field(default_factory=dict)
 
     def add_lines(self, table: Table) -> None:
         """Count a table's lines."""
@@ -73,19 +74,40 @@ class Summary:
         self._add_pairs(packets)
 
     def _add_pairs(self, packets: pd.DataFrame) -> None:
-        names = ["source", "destination", "destination_port", "protocol", "verdict"]
-        some = packets.loc[packets["source"].notna(), names]
+        names = ("source", "source_port", "destination", "destination_port", "protocol", "verdict")
+        some = packets.loc[packets["source"].notna(), [*names, "to", "to_port"]]
+        self._learn(some)
         # Not grouped by pandas: where one port is missing, that makes fractions of all others.
         counts = Counter(zip(*(some[name].astype(object) for name in names), strict=True))
-        for (source, destination, port, protocol, verdict), count in counts.items():
-            known = protocol if isinstance(protocol, str) else UNKNOWN
-            pair = (str(source), side(destination, port), known)
+        for (*flow, protocol, verdict), count in counts.items():
+            source, _, destination, port = flow
+            known = protocol if isinstance(protocol, str) else self._protocol_of(*flow)
+            pair = (str(source), side(destination, port), known or UNKNOWN)
             self.pairs[pair] += count
             if isinstance(verdict, str) and verdict == "DENY":
                 self.denied[pair] += count
         if len(self.pairs) > _MOST_PAIRS:
             self.pairs = Counter(dict(self.pairs.most_common(_MOST_PAIRS // 2)))
             self.pairs_forgotten = True
+
+    def _learn(self, packets: pd.DataFrame) -> None:
+        """Note the protocols of flows: from v3.30 on only a connection's first packet says it."""
+        if len(self.protocols) > _MOST_PAIRS:
+            self.protocols.clear()
+        saying = packets.loc[packets["protocol"].notna()].astype(object)
+        for end in ("destination", "to"):
+            names = ("source", "source_port", end, f"{end}_port", "protocol")
+            for *flow, protocol in set(zip(*(saying[name] for name in names), strict=True)):
+                if all(isinstance(one, (str, int)) for one in flow):
+                    known = self.protocols.setdefault(tuple(flow), protocol)
+                    if known != protocol:
+                        self.protocols[tuple(flow)] = None
+
+    def _protocol_of(self, *flow: object) -> str | None:
+        """The protocol of a flow, or of the one that it answers; None where that is not known."""
+        source, source_port, destination, port = flow
+        back = (destination, port, source, source_port)
+        return self.protocols.get(flow) or self.protocols.get(back)
 
     def fates(self) -> pd.DataFrame:
         """Packets by hook and fate: columns ``iface direction verdict path why packets …``.
@@ -109,34 +131,20 @@ class Summary:
     def talkers(self, *, most: int = 10) -> pd.DataFrame:
         """Who was seen most: columns ``source destination protocol sights denied``.
 
-        A packet is seen at every hook that it passes, so that sights are more than packets. Sights
-        that do not say their protocol are those of the one that the same pair's others have.
+        A packet is seen at every hook that it passes, so that sights are more than packets. Of a
+        sight that does not say its protocol it is that of its flow, where another says it.
         """
-        pairs, denied = self._told_apart(self.pairs), self._told_apart(self.denied)
         rows = [
             {
                 "source": pair[0],
                 "destination": pair[1],
                 "protocol": pair[2],
                 "sights": count,
-                "denied": denied[pair],
+                "denied": self.denied[pair],
             }
-            for pair, count in pairs.most_common(most)
+            for pair, count in self.pairs.most_common(most)
         ]
         return pd.DataFrame(rows, columns=["source", "destination", "protocol", "sights", "denied"])
-
-    def _told_apart(self, counts: Counter[tuple[str, str, str]]) -> Counter[tuple[str, str, str]]:
-        protocols: dict[tuple[str, str], set[str]] = {}
-        for source, destination, protocol in self.pairs:
-            if protocol != UNKNOWN:
-                protocols.setdefault((source, destination), set()).add(protocol)
-        found: Counter[tuple[str, str, str]] = Counter()
-        for (source, destination, protocol), count in counts.items():
-            known = protocols.get((source, destination), set())
-            if protocol == UNKNOWN and len(known) == 1:
-                (protocol,) = known
-            found[source, destination, protocol] += count
-        return found
 
     def sentences(self, reading: Reading) -> list[str]:
         """What must be known of the log before its numbers are believed."""

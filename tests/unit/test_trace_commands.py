@@ -151,11 +151,13 @@ def test_a_story_of_what_is_no_address_is_refused(wanted: str) -> None:
 def test_a_story_of_a_service_is_told_to_its_end() -> None:
     """Asked for by the service's address, which the packet loses at the first hook."""
     log = LOG.with_name("v3.30.log")
-    lookup = re.search(r"NAT: 1st level lookup addr=(\S+) port=(\d+)", log.read_text())
+    lookup = re.search(r"NAT: 1st level lookup addr=(\S+) port=80 tcp", log.read_text())
     assert lookup is not None
-    wanted = f"{lookup[1]}:{lookup[2]}"
-    first = run(str(log), "--story", wanted).split("Packet 2:")[0].splitlines()
-    assert f"to {wanted}" in first[1]
-    hooks = [line for line in first if line.startswith("  +")]
-    assert "on to" in hooks[0]
+    first, *_ = run(str(log), "--story", f"{lookup[1]}:80").split("Packet 2:")
+    backend = re.search(r"on to (\S+)\n", first)
+    assert backend is not None
+    hooks = [sight.splitlines() for sight in first.split("\n  +")[1:]]
+    assert f"      CT: lookup to   {lookup[1]}:80" in hooks[0]
     assert len(hooks) > 1
+    for hook in hooks[1:]:
+        assert f"      CT: lookup to   {backend[1]}" in hook
