@@ -144,9 +144,11 @@ def _confounded(found: Verdicts, facts: pd.DataFrame) -> list[str]:
 
 def _gates(found: Verdicts) -> list[str]:
     summary = gates.summary(found.gates, found.trials, comparisons=found.comparison_gates)
-    passed = summary[summary["tripped"].eq(0) & summary["unchecked"].eq(0)]
+    # What there was nothing to ask of has not passed either.
+    unasked = summary["unchecked"].gt(0) | summary["checked"].eq(0)
+    passed = summary[summary["tripped"].eq(0) & ~unasked]
     tripped = summary[summary["tripped"].gt(0)]
-    unchecked = summary[summary["unchecked"].gt(0)]
+    unchecked = summary[unasked]
     said = [f"{len(passed)} of {len(summary)} validity gates passed everywhere."]
     if len(tripped):
         listed = ", ".join(

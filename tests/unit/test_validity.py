@@ -8,7 +8,7 @@ from functools import cache
 import pandas as pd
 import pytest
 from judged import AA, factor, judge, with_fact
-from synthetic import CAMPAIGN, facts, facts_frame
+from synthetic import CAMPAIGN, facts, facts_frame, failed
 
 from ebpfperf import gates, validity, validity_tables
 from ebpfperf.findings import Sentences
@@ -98,6 +98,13 @@ def test_every_gate_that_tripped_has_its_first_example_and_what_to_do() -> None:
         "Gate idle_load, for example: A node was 90 % busy before the trial. "
         + gates.GATES["idle_load"].advice
     )
+
+
+def test_gates_of_no_trial_have_not_passed() -> None:
+    text = said(judge(change=lambda result: failed(result, reason="timeout: x")))
+    # The versions of the nodes are known without any trial.
+    assert f"1 of {len(gates.GATES)} validity gates passed everywhere" in text
+    assert "idle_load" in text.partition("Not checked everywhere")[2]
 
 
 def test_what_a_gate_left_out_is_counted() -> None:
