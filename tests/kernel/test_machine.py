@@ -32,12 +32,16 @@ def test_machine_out_of_time_leaves_nothing(
 ) -> None:
     image = stock_image()
     assert image is not None
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own, idle = tmp_path / "own", tmp_path / "idle.sh"
+    own.mkdir()
+    idle.write_text("exec sleep 600\n")
+    monkeypatch.setattr("tempfile.tempdir", str(own))
+    monkeypatch.setattr("kernel.machine.PREPARE", idle)
     started = time.monotonic()
     with pytest.raises(NotRunning, match="before it ended"), running(image, limit_s=LIMIT_S):
-        raise AssertionError("no machine is ready that soon")
+        raise AssertionError("nobody is let in")
     assert time.monotonic() - started >= LIMIT_S
-    assert list(tmp_path.iterdir()) == []
+    assert list(own.iterdir()) == []
     assert processes_that_name(str(tmp_path)) == []
 
 

@@ -124,6 +124,17 @@ def test_an_exchange_that_stood_still_is_not_a_result(transport: str, reason: st
     assert reading.reason.startswith(f"{reason}: ")
 
 
+def test_a_client_held_up_at_the_end_of_the_seconds_has_lasted_them() -> None:
+    rows = log_rows()
+    first_s = float(rows[0][1])
+    kept = [row for row in rows if not 0.7 <= float(row[1]) - first_s < 1.1]
+    counted = sum(float(row[1]) - first_s < 0.7 for row in kept)
+    assert counted < len(kept)
+    reading = LOAD.parse(flow(omit_s=0), raw("tcp") | {LOG: relogged(kept)})
+    assert reading.status is Status.OK, reading.reason
+    assert reading.metrics["requests"] == reading.metrics["requests_per_s"] == counted
+
+
 def test_times_that_run_backwards_are_refused() -> None:
     rows = log_rows()
     rows[50] = [rows[50][0], rows[50][2], rows[50][1], rows[50][3]]
