@@ -34,7 +34,7 @@ def cli(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=cwd,
         env={**os.environ, "NO_COLOR": "1", **(env or {})},
         check=False,
