@@ -235,6 +235,7 @@ class Felix:
         if self._started_at:
             since = f"secsSinceStart={time.monotonic() - self._started_at:.9g}"
             self._say("INFO", "int_dataplane.go", 2307, f"{felixlog.FIRST_UPDATE} {since}")
+            config.leave(self._node.dir)
             self._started_at = 0.0
         self._try_dirty(programs)
         if down is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ebpfperf.calico import felix_fields
@@ -11,6 +14,8 @@ from ebpfperf.calico.felixenv import effective, environment
 from ebpfperf.lab.own_annotations import AT_START, NEITHER, faults
 from ebpfperf.lab.readable import Readable
 from ebpfperf.lab.status import StatusError
+
+_APPLIED = "felix-applied.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,25 @@ class Config:
     def removes_rules(self) -> bool:
         """Whether no rules of kube-proxy are to be there while it does not serve."""
         return not self.bpf or self.spec.get("bpfKubeProxyIptablesCleanupEnabled") is not False
+
+    @property
+    def text(self) -> str:
+        """All of it, to tell one from another."""
+        return json.dumps(asdict(self), sort_keys=True, default=sorted)
+
+    def leave(self, directory: Path) -> None:
+        """Say in the directory of the node's files that this is what its Felix has applied."""
+        part = directory / f"{_APPLIED}.part"
+        part.write_text(self.text)
+        os.replace(part, directory / _APPLIED)
+
+
+def applied(directory: Path) -> str:
+    """What the Felix of the node that keeps its files there has last applied; empty before."""
+    try:
+        return (directory / _APPLIED).read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def read(store: Readable, node: str, version: str, before: Config | None = None) -> Config:

@@ -10,7 +10,6 @@ from ebpfperf.errors import LabError
 from ebpfperf.lab import felixconfig
 from ebpfperf.lab.faults.place import Place
 from ebpfperf.lab.felixconfig import Config
-from ebpfperf.lab.felixlog import FIRST_UPDATE, STARTING
 from ebpfperf.lab.resources import CORE, RESOURCES
 from ebpfperf.lab.status import no_such
 
@@ -63,12 +62,11 @@ def follow(place: Place, act: Callable[[], None]) -> None:
     LabError
         One did not within half a minute.
     """
-    before = {each.node.name: (_config(each), started(_log(each))) for each in place.everywhere()}
+    before = {each.node.name: _config(each) for each in place.everywhere()}
     act()
     for each in place.everywhere():
-        config, start = before[each.node.name]
-        if _config(each) != config:
-            each.wait("Felix's restart", lambda: _applied(each, start), limit_s=_LIMIT_S)  # noqa: B023
+        if _config(each) != before[each.node.name]:
+            each.wait("Felix's restart", lambda: _applied(each), limit_s=_LIMIT_S)  # noqa: B023
 
 
 def tell(place: Place, fields: Mapping[str, Any], name: str = "default") -> None:
@@ -76,28 +74,9 @@ def tell(place: Place, fields: Mapping[str, Any], name: str = "default") -> None
     follow(place, lambda: place.set_felix(fields, name))
 
 
-def started(log: str) -> str:
-    """The line with which the newest Felix of a log began; empty without one."""
-    return next((line for line in reversed(log.splitlines()) if STARTING in line), "")
-
-
-def applied(log: str) -> bool:
-    """Whether the newest Felix of a log has applied what it read when it began."""
-    start = log.rfind(STARTING)
-    return start >= 0 and FIRST_UPDATE in log[start:]
-
-
-def _applied(place: Place, before: str) -> bool:
-    log = _log(place)
-    return started(log) != before and applied(log)
+def _applied(place: Place) -> bool:
+    return felixconfig.applied(place.node.dir) == _config(place).text
 
 
 def _config(place: Place) -> Config:
     return felixconfig.read(Asked(place), place.node.name, full_version(place.lab.shape.release))
-
-
-def _log(place: Place) -> str:
-    try:
-        return place.log()
-    except OSError:
-        return ""
