@@ -130,6 +130,7 @@ def test_the_command_shows_it_and_changes_nothing(settled: Settled) -> None:
 
 
 def test_qdiscs_are_read_as_tc_shows_them(settled: Settled) -> None:
+    settled.dropped(DATAGRAMS)
     node = settled.cluster.client_node
     shown = settled.cluster.nodes[node].run(["tc", "-s", "-j", "qdisc", "show"]).text
     dropped = {d: lost for d, (_, lost) in settled.watched().read()[node].qdiscs.items()}
