@@ -220,6 +220,8 @@ def counters(node: LabNode, release: str) -> dict[tuple[int, int], list[int]]:
     entries = bpftool(node, "map", "dump", "pinned", f"{GLOBALS}/{COUNTERS_MAP[release]}")
     found = {}
     for entry in entries:
+        if "values" not in entry:
+            continue  # it went while it was looked at
         key = octets(entry["key"])
         place = int.from_bytes(key[:4], "little"), int.from_bytes(key[4:], "little")
         found[place] = summed(octets(cpu["value"]) for cpu in entry["values"])
