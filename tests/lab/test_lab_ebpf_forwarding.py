@@ -79,9 +79,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         left = traces.take(world.lab)
     finally:
         lifecycle.down(name)
-    # The kernel frees namespaces in its own time, and those of other labs before.
-    with contextlib.suppress(AssertionError):
-        traces.wait_for(lambda: not traces.left(left), timeout_s=LIMIT_S)
     traces.nothing_left(left)
 
 
