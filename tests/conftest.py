@@ -112,12 +112,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason := reasons.get(tier_of(item.path)):
             item.add_marker(pytest.mark.skip(reason=reason))
-    items.sort(key=lambda item: TIERS.index(tier_of(item.path)))
+    items.sort(key=turn)
+
+
+def turn(item: pytest.Item) -> tuple[bool, int]:
+    """Place in the order: tiers follow each other, those tests last that want to be alone."""
+    return waits(item), TIERS.index(tier_of(item.path))
+
+
+def waits(item: pytest.Item) -> bool:
+    """Whether a test is to have the machine to itself."""
+    tier = tier_of(item.path)
+    return tier in ("lab", "browser") and item.get_closest_marker("beside") is None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests that measure have the machine to themselves: they wait for the run beside them."""
-    if BESIDE is None or tier_of(item.path) not in ("lab", "browser"):
+    if BESIDE is None or not waits(item):
         return
     deadline = time.monotonic() + BESIDE_S
     while not Path(BESIDE).exists():

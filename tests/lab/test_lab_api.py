@@ -34,6 +34,8 @@ from ruamel.yaml import YAML
 from ebpfperf.lab.api import BODY_LIMIT_BYTES, ApiServer
 from ebpfperf.lab.objects import ObjectStore
 
+pytestmark = [pytest.mark.lab, pytest.mark.beside]
+
 LIMIT_S = 60
 
 FelixV3 = create_global_resource(

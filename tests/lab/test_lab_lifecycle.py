@@ -28,7 +28,7 @@ from ebpfperf.lab.nodes import LabNode
 from ebpfperf.lab.running import Lab
 from ebpfperf.lab.state import Shape
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.beside]
 
 UP = "import sys; from ebpfperf.lab import lifecycle, state\n" + (
     "lab, fresh = lifecycle.up(state.Shape(sys.argv[1])); print(lab.daemon_pid, fresh)"

@@ -13,7 +13,7 @@ from ebpfperf.lab import cgroups
 from ebpfperf.lab.running import Lab
 from ebpfperf.remote import SSHNode
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.beside]
 
 
 def ssh(lab: Lab, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -36,7 +36,7 @@ from ebpfperf.remote import Completed, Node, SSHNode
 from ebpfperf.replay import ReplayNode
 from ebpfperf.ssh_config import resolve
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.beside]
 
 SSHD = "/usr/sbin/sshd"
 # For what comes to pass soon on a machine that has time.
