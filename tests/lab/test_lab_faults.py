@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.namespaces import eventually, lab_in_ebpf_mode, socket_in
+from lab.namespaces import eventually, lab_in_ebpf_mode, one_processor, socket_in
 
 from ebpfperf.errors import LabError
 from ebpfperf.lab import cgroups, lifecycle, processes, state
@@ -108,7 +108,7 @@ def _passes(start: LabNode, end: LabNode, port: int, *, source: str = "") -> boo
         tried, after = datagrams(start), datagrams(start)
         if source:
             tried.bind((source, 0))
-        with _one_processor():
+        with one_processor():
             tried.sendto(b"tried", (end.underlay_ip, port))
             after.sendto(b"after", (end.underlay_ip, OPEN))
         arrived = [ears[OPEN].recv(9)]
@@ -116,17 +116,6 @@ def _passes(start: LabNode, end: LabNode, port: int, *, source: str = "") -> boo
             arrived.append(ears[OPEN].recv(9))
         assert arrived[-1] == b"after"
         return len(arrived) > 1 or bool(select.select([ears[port]], [], [], 0)[0])
-
-
-@contextlib.contextmanager
-def _one_processor() -> Iterator[None]:
-    """What is sent inside the block keeps its order: a processor takes its packets in turn."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _vxlan_blocked(place: Place) -> bool:

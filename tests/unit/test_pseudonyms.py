@@ -5,142 +5,25 @@ from __future__ import annotations
 import gzip
 import ipaddress
 import json
-import random
 import re
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from evidence_made import changed, felix, healthy, objects
-from hypothesis import given
-from hypothesis import strategies as st
-from map_bytes import LAYOUTS, connection
 
 from ebpfperf import bundle, map_answers
-from ebpfperf.calico.maps import VERSIONS
 from ebpfperf.diagnosis import Diagnosis
 from ebpfperf.doctor import judge
 from ebpfperf.evidence import Evidence
 from ebpfperf.evidence_sources import MAPS
-from ebpfperf.pseudonyms import maps, pseudonymous
+from ebpfperf.pseudonyms import pseudonymous
 from ebpfperf.pseudonyms.addresses import Addresses
 from ebpfperf.pseudonyms.names import Names
 
 SECRET = b"of these tests: always the same."
-V4 = st.integers(0, 2**32 - 1)
-# Without what holds another address: mapped and translated IPv4, MACs in link-local ones.
-V6 = st.integers(0x2000 << 112, 2**128 - 1).filter(lambda n: n >> 112 != 0xFE80)
 CLUSTER = frozenset({"10.65.0.7", "10.0.3.17", "192.168.7.9"})
-
-
-def shared(one: int, other: int, width: int) -> int:
-    """How many first bits are the same."""
-    return width - (one ^ other).bit_length()
-
-
-# ------------------------------------------------------------------------------- addresses
-
-
-@given(one=V4, other=V4, near=st.integers(0, 31))
-def test_ipv4_prefixes_are_kept_exactly(one: int, other: int, near: int) -> None:
-    addresses = Addresses(SECRET)
-    for second in (other, one ^ 1 << near):
-        found = addresses.number(4, one), addresses.number(4, second)
-        assert shared(*found, 32) == shared(one, second, 32)
-
-
-@given(one=V6, other=V6, near=st.integers(0, 120))
-def test_ipv6_prefixes_are_kept_exactly(one: int, other: int, near: int) -> None:
-    addresses = Addresses(SECRET)
-    for second in (other, one ^ 1 << near):
-        if second >> 112 == 0xFE80:
-            continue
-        found = addresses.number(6, one), addresses.number(6, second)
-        assert shared(*found, 128) == shared(one, second, 128)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "0.0.0.0", "0.0.0.0/0", "127.0.0.1", "127.0.0.0/8", "169.254.1.1", "169.254.169.254/32",
-        "224.0.0.1", "239.255.255.250", "255.255.255.255", "255.255.240.0", "128.0.0.0/1",
-        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "100.64.0.0/10",
-        "::", "::/0", "::1", "::1/128", "fe80::ecee:eeff:feee:eeee", "fe80::/64", "ff02::1",
-        "fc00::/7", "2000::/3", "2001:db8::/32",
-    ],
-)  # fmt: skip
-def test_what_is_the_same_everywhere_stays(text: str) -> None:
-    assert Addresses(SECRET).text(text) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "within"),
-    [
-        ("10.65.3.9", "10.0.0.0/8"), ("172.20.3.9", "172.16.0.0/12"), ("192.0.2.9", "192.0.2.0/24"),
-        ("192.168.3.9", "192.168.0.0/16"), ("fd00:1::7", "fc00::/7"),
-        ("2001:db8::7", "2001:db8::/32"),
-    ],
-)  # fmt: skip
-def test_a_private_address_stays_one_and_becomes_another(text: str, within: str) -> None:
-    found = Addresses(SECRET).text(text)
-    assert found != text
-    assert ipaddress.ip_address(found) in ipaddress.ip_network(within)
-
-
-@given(number=V4, bits=st.integers(0, 32))
-def test_networks_hold_the_pseudonyms_of_what_is_in_them(number: int, bits: int) -> None:
-    addresses = Addresses(SECRET)
-    network = ipaddress.ip_network((number, bits), strict=False)
-    found = ipaddress.ip_network(addresses.text(str(network)))
-    assert found.prefixlen == bits
-    assert ipaddress.IPv4Address(addresses.number(4, number)) in found
-
-
-def test_an_address_with_its_networks_length_is_an_address() -> None:
-    addresses = Addresses(SECRET)
-    assert addresses.text("10.65.0.7/24") == addresses.text("10.65.0.7") + "/24"
-    assert addresses.text("10.65.0.0/24") != addresses.text("10.65.0.0") + "/24"
-    assert addresses.text("10.65.0.0/24").endswith(".0/24")
-
-
-def test_addresses_within_others_are_the_same_pseudonyms() -> None:
-    addresses = Addresses(SECRET)
-    inner = int(ipaddress.IPv4Address(addresses.text("10.65.0.7")))
-    for outer in ("::ffff:0:0", "64:ff9b::"):
-        begin = int(ipaddress.IPv6Address(outer))
-        whole = ipaddress.IPv6Address(begin + int(ipaddress.IPv4Address("10.65.0.7")))
-        assert addresses.text(str(whole)) == str(ipaddress.IPv6Address(begin + inner))
-    # RFC 4291, appendix A.
-    mac = bytes.fromhex(addresses.mac("02:00:c6:12:00:0b").replace(":", ""))
-    host = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
-    expected = ipaddress.IPv6Address(bytes.fromhex("fe80000000000000") + host)
-    assert addresses.text("fe80::c6ff:fe12:b") == str(expected)
-
-
-def test_macs_keep_their_kind() -> None:
-    addresses = Addresses(SECRET)
-    for kept in (
-        "ee:ee:ee:ee:ee:ee",
-        "ff:ff:ff:ff:ff:ff",
-        "00:00:00:00:00:00",
-        "33:33:00:00:00:01",
-    ):
-        assert addresses.mac(kept) == kept
-    for mac in ("02:00:c6:12:00:0b", "3c:fd:fe:01:02:03"):
-        found = addresses.mac(mac)
-        assert found != mac
-        assert int(found[:2], 16) & 3 == int(mac[:2], 16) & 3
-        assert addresses.mac(mac.upper()) == found
-
-
-def test_another_secret_gives_others() -> None:
-    one, other = Addresses(b"1" * 32), Addresses(b"2" * 32)
-    texts = [f"10.65.{number}.7" for number in range(20)]
-    assert sum(one.text(text) == other.text(text) for text in texts) <= 1
 
 
 # ----------------------------------------------------------------------------------- names
@@ -257,130 +140,6 @@ def test_a_workload_that_is_gone_gets_a_name_too(names: Names) -> None:
     namespaces = re.findall(r"ns-[0-9a-f]{8}", found)
     assert len(namespaces) == 3
     assert len(set(namespaces)) == 1
-
-
-# -------------------------------------------------------------------------------------- maps
-
-
-def frames(answer: bytes, purposes: list[str]) -> list[pd.DataFrame]:
-    return [each.decoded.frame for each in map_answers.parse("n", answer, purposes).maps]
-
-
-def answer(name: str, entries: list[tuple[bytes, bytes]]) -> bytes:
-    keys, values = b"".join(k for k, _ in entries), b"".join(v for _, v in entries)
-    head = {
-        "maps": [{"name": name, "others": [], "error": "", "cut": False, "how": "", "cpus": 0,
-                  "max_entries": 9, "kind": "hash", "key_bytes": len(entries[0][0]),
-                  "value_bytes": len(entries[0][1]), "sizes": [len(keys), len(values)]}],
-        "reason": "", "pinned": [name], "now_ns": 5, "interfaces": {"7": "cali0761ccbeace"},
-    }  # fmt: skip
-    return json.dumps(head).encode() + b"\n" + zlib.compress(keys + values)
-
-
-def check(name: str, purpose: str, entries: list[tuple[bytes, bytes]]) -> None:
-    """After rewriting, exactly the addresses are others: the pseudonyms of what they were."""
-    addresses = Addresses(SECRET)
-    names = Names(SECRET, addresses, {})
-    before = answer(name, entries)
-    after = maps.rewritten(before, addresses, names.text)
-    assert b"cali0761ccbeace" not in after
-    (one,), (other,) = frames(before, [purpose]), frames(after, [purpose])
-    assert len(one) == len(entries)
-    different = 0
-    for column in one.columns:
-        for text, found in zip(one[column].tolist(), other[column].tolist(), strict=True):
-            expected = names.text(text) if isinstance(text, str) else text
-            assert found is expected or found == expected or (pd.isna(found) and pd.isna(expected))
-            different += isinstance(text, str) and text != found
-    assert different > 0
-
-
-@pytest.mark.parametrize("how", LAYOUTS, ids=lambda how: f"{how.name}-{how.release}")
-def test_connections_of_every_release_get_other_addresses(how: Any) -> None:
-    chance = random.Random(how.release)
-    check(how.name, "conntrack", [connection(chance, how)[:2] for _ in range(60)])
-
-
-def entries_of(purpose: str, family: int, chance: random.Random) -> Iterator[tuple[bytes, bytes]]:
-    wide = 4 if family == 4 else 16
-
-    def network(bits: int) -> bytes:
-        number = int.from_bytes(chance.randbytes(wide), "big")
-        host = 8 * wide - bits
-        return (number >> host << host).to_bytes(wide, "big")
-
-    for at in range(20):
-        address, other = chance.randbytes(wide), chance.randbytes(wide)
-        if purpose == "nat-frontend":
-            bits = chance.choice([0, 8, 24, 8 * wide])
-            key = struct.pack("<I", 8 * (wide + 3) + bits) + address
-            key += struct.pack("<HB", 80, 6) + network(bits)
-            yield key.ljust(16 if family == 4 else 40, b"\0"), struct.pack("<5I", at, 1, 0, 0, 0)
-        elif purpose == "nat-backend":
-            yield (
-                struct.pack("<II", at, 0),
-                (address + struct.pack("<H", 80)).ljust(8 if family == 4 else 20, b"\0"),
-            )
-        elif purpose == "nat-affinity":
-            key = address + struct.pack("<HBx", 80, 6) + other
-            value = chance.randbytes(wide) + struct.pack("<H2x", 81)
-            size = (16, 16) if family == 4 else (40, 32)
-            yield key.ljust(size[0], b"\0"), value.ljust(size[1], b"\0")
-        elif purpose == "routes":
-            bits = chance.choice([8, 26, 8 * wide])
-            local = struct.pack("<II", 0xC, at).ljust(4 + wide, b"\0")
-            value = local if at % 2 else struct.pack("<I", 0x4) + address
-            size = 8 if family == 4 else 20
-            yield struct.pack("<I", bits) + network(bits), value.ljust(size, b"\0")
-        elif purpose == "ip-sets":
-            bits = chance.choice([8, 8 * wide])
-            head = struct.pack("<I", 64 + bits) + struct.pack(">Q", at + 1)
-            yield (head + network(bits)).ljust(20 if family == 4 else 32, b"\0"), bytes(4)
-        elif purpose == "arp":
-            yield address + struct.pack("<I", at), chance.randbytes(12)
-        else:
-            name = b"cali0761ccbeace\0" if at else b"eth0".ljust(16, b"\0")
-            yield struct.pack("<I", at), struct.pack("<I", 1) + name
-
-
-@pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(
-    "purpose",
-    ["nat-frontend", "nat-backend", "nat-affinity", "routes", "ip-sets", "arp", "ifstate"],
-)
-def test_every_other_map_gets_other_addresses(purpose: str, family: int) -> None:
-    made = list(entries_of(purpose, family, random.Random(purpose)))
-    sizes = len(made[0][0]), len(made[0][1])
-    fitting = [
-        each.name
-        for each in VERSIONS
-        if each.purpose == purpose
-        and each.family in (0, family)
-        and (each.key_bytes, each.value_bytes) == sizes
-    ]
-    assert fitting, sizes
-    check(fitting[0], purpose, made)
-
-
-def test_a_map_that_is_not_known_is_left_out() -> None:
-    secret = ipaddress.IPv4Address("10.65.0.7").packed
-    for name in ("cali_v4_new9", "cali_v4_ct3"):
-        after = maps.rewritten(answer(name, [(secret, secret)]), Addresses(SECRET), str)
-        head, content = map_answers.unpacked(after)
-        assert content == b""
-        assert head["maps"][0]["error"] == maps.LEFT_OUT
-
-
-def test_what_bpftool_printed_is_rewritten_as_bytes() -> None:
-    made = list(entries_of("nat-backend", 4, random.Random(1)))
-    raw = answer("cali_v4_nat_be", made)
-    head = json.loads(raw.partition(b"\n")[0])
-    rows = [{"key": [hex(b) for b in k], "value": [hex(b) for b in v]} for k, v in made]
-    text = json.dumps(rows).encode()
-    head["maps"][0] |= {"dump": "bpftool", "sizes": [len(text), 0]}
-    printed = json.dumps(head).encode() + b"\n" + zlib.compress(text)
-    one, other = (maps.rewritten(each, Addresses(SECRET), str) for each in (raw, printed))
-    assert map_answers.unpacked(one)[1] == map_answers.unpacked(other)[1]
 
 
 # --------------------------------------------------------------------------- whole evidence
